@@ -1,0 +1,73 @@
+# peft.c: `make` builds ./train ./infer ./merge for this CPU; `make help` lists the rest.
+#
+# kernels/cpu/*.c is compiled once per instruction set (-DISA_NAME=...) and chosen at run time; nothing else sees -m flags.
+# -ffp-contract=off: a fused multiply-add happens only where the source says so, which keeps results equal to the bit on
+# every instruction set. No -ffast-math anywhere.
+
+BUILD ?= build
+CC ?= gcc
+STD := -std=c11 -D_GNU_SOURCE
+WARN := -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes
+OPT ?= -O3 -g -fno-math-errno -fno-trapping-math -ffp-contract=off
+SAN ?=
+CFLAGS := $(STD) $(WARN) $(OPT) $(SAN) -fopenmp -I. -MMD -MP $(EXTRA_CFLAGS)
+LDLIBS := -lyaml -ljansson -lpcre2-8 -lutf8proc -lm
+LDFLAGS := $(SAN) -fopenmp $(EXTRA_LDFLAGS)
+
+ARCH := $(shell uname -m)
+ifeq ($(ARCH),x86_64)
+ISAS := avx2 avx512
+else
+ISAS := neon
+endif
+ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c -mtune=haswell
+ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
+ISA_FLAGS_neon :=
+
+PROGRAMS := train infer merge
+LIB_SRC := $(wildcard core/*.c kernels/*.c kernels/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c data/*.c)
+CPU_SRC := $(wildcard kernels/cpu/*.c)
+LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(foreach i,$(ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o))
+TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+
+ifneq ($(V),1)
+say = @printf '  %-5s %s\n' $(1) $(2);
+endif
+
+all: $(PROGRAMS)
+
+$(PROGRAMS): %: $(BUILD)/%.o $(BUILD)/libpeft.a
+	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -o $@
+
+$(BUILD)/libpeft.a: $(LIB_OBJ)
+	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(CFLAGS) -c $< -o $@
+
+# the reference kernels call fmaf; with -mfma it is one instruction, and the bits are the same either way
+ifeq ($(ARCH),x86_64)
+$(BUILD)/kernels/ref/%.o: CFLAGS += -mfma
+endif
+
+define isa_rule
+$(BUILD)/kernels/cpu/$(1)/%.o: kernels/cpu/%.c
+	@mkdir -p $$(@D)
+	$$(call say,CC,'$$< $(1)')$$(CC) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -DISA_NAME=$(1) -DISA_$(1) -c $$< -o $$@
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$i)))
+
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libpeft.a
+	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -lcmocka -o $@
+
+tests: $(TESTS)
+
+clean:
+	rm -rf build $(PROGRAMS)
+
+.PHONY: all tests clean
+.SECONDARY:
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include scripts/targets.mk

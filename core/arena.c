@@ -1,0 +1,96 @@
+#include "core/arena.h"
+#include "core/error.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PLAN_SPAN ((size_t)1 << 44) /* 16 TiB of addresses, no memory */
+
+static int arena_map(arena *a, const char *name, size_t size, int prot, int flags) {
+    void *p = mmap(NULL, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    if (p == MAP_FAILED)
+        return fail(EXIT_MEMORY, "memory for '%s': %zu bytes: %s", name, size, strerror(errno));
+    *a = (arena){.name = name, .base = p, .size = size};
+    return 0;
+}
+
+int arena_open(arena *a, const char *name, size_t size) {
+    if (arena_map(a, name, size ? size : ARENA_ALIGN, PROT_READ | PROT_WRITE, 0)) return -1;
+    madvise(a->base, a->size, MADV_HUGEPAGE); /* advice only: refusal changes nothing but speed */
+    return 0;
+}
+
+void arena_plan(arena *a, const char *name) {
+    int refused = arena_map(a, name, PLAN_SPAN, PROT_NONE, MAP_NORESERVE);
+    CHECK(!refused, "%s", fail_text());
+    a->planning = true;
+}
+
+void arena_close(arena *a) {
+    if (a->base) munmap(a->base, a->size);
+    *a = (arena){0};
+}
+
+void *arena_alloc(arena *a, size_t bytes) {
+    CHECK(bytes <= a->size - a->used && bytes <= SIZE_MAX - ARENA_ALIGN, "arena %s: %zu more than %zu of %zu bytes", a->name,
+          bytes, a->used, a->size);
+    void *p = a->base + a->used;
+    size_t step = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    a->used = step > a->size - a->used ? a->size : a->used + step;
+    if (a->used > a->peak) a->peak = a->used;
+    return p;
+}
+
+void *arena_array(arena *a, size_t n, size_t each) {
+    size_t bytes;
+    CHECK(!__builtin_mul_overflow(n, each, &bytes), "arena %s: %zu x %zu", a->name, n, each);
+    return arena_alloc(a, bytes);
+}
+
+char *arena_string(arena *a, const char *s) {
+    size_t n = strlen(s) + 1;
+    return memcpy(arena_alloc(a, n), s, n);
+}
+
+void arena_release(arena *a, size_t used) {
+    CHECK(used <= a->used, "arena %s: release to %zu of %zu", a->name, used, a->used);
+    a->used = used;
+}
+
+static void out_of_memory(size_t n, size_t each) {
+    fail_clear();
+    fail(EXIT_MEMORY, "out of memory: %zu x %zu bytes", n, each);
+    exit(fail_report("peft"));
+}
+
+void *xcalloc(size_t n, size_t each) {
+    void *p = calloc(n ? n : 1, each ? each : 1);
+    if (!p) out_of_memory(n, each);
+    return p;
+}
+
+void *xrealloc(void *p, size_t n, size_t each) {
+    void *q = reallocarray(p, n ? n : 1, each ? each : 1);
+    if (!q) out_of_memory(n, each);
+    return q;
+}
+
+char *xstrdup(const char *s) {
+    size_t n = strlen(s) + 1;
+    return memcpy(xcalloc(n, 1), s, n);
+}
+
+char *xprintf(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    char *s = NULL;
+    int n = vasprintf(&s, fmt, ap);
+    va_end(ap);
+    if (n < 0) out_of_memory(1, strlen(fmt));
+    return s;
+}

@@ -1,0 +1,78 @@
+/* A backend is a table of kernels: "ref" "avx2" "avx512" "neon" (CPU), "plan" (does nothing, sizes only); later "cuda",
+ * "emu". kernels.def declares a kernel once for all of them, so a backend that misses one fails to link.
+ *
+ * Canonical numerics, which every CPU backend keeps to the bit, whatever its vector width and number of threads:
+ *   - a GEMM output is ONE chain over k = 0, 1, ... of acc = fma(a[k], b[k], acc), started at the value that stands in y;
+ *   - a sum along a row (norm, dot, softmax denominator) uses 16 virtual lanes, lane i taking elements i, i+16, ..., and
+ *     the fixed tree (l[i] + l[i+8]), then +4, +2, +1; a tail adds nothing to the missing lanes;
+ *   - exp is the polynomial of ref_exp (ref.h), evaluated by FMA; other transcendental functions are tables of the host;
+ *   - attention walks the row's own keys in blocks of ATTN_BLOCK counted from key 0 of the sequence;
+ *   - the head walks the vocabulary in chunks of HEAD_CHUNK;
+ *   - a sum over rows (weight_grad) is one chain over the rows in order; where partial sums are used their number and
+ *     borders follow from the shape alone and they are reduced in order.
+ * So a row's result depends on that row alone: not on threads, ISA, batch, packing or prefill against decode. */
+#ifndef PEFT_KERNELS_BACKEND_H
+#define PEFT_KERNELS_BACKEND_H
+
+#include "core/arena.h"
+#include "kernels/weight.h"
+
+enum { ATTN_BLOCK = 96, HEAD_CHUNK = 384, HEAD_DIM_MAX = 256, THREADS_MAX = 256 };
+
+typedef struct backend backend;
+
+/* Where a kernel runs. scratch is memory of backend_scratch(threads) bytes, 64-byte aligned, owned by the opener. */
+typedef struct kctx { const backend *be; int threads; char *scratch; size_t scratch_bytes; } kctx;
+
+/* Which keys a query row sees. Query row i belongs to sequence s (start[s] <= i < start[s+1]) and is that sequence's
+ * token number past[s] + i - start[s]; it sees keys 0 .. that number, at most `window` of them (0 = all).
+ * Key j of sequence s is row first[s] + j of k and v: in training first == start and past == 0. */
+typedef struct attn {
+    int heads, kv_heads, dim; /* dim of one head; q is [rows, heads * dim], k and v [keys, kv_heads * dim] */
+    float scale;
+    int window;
+    int seqs;
+    const int32_t *start; /* [seqs + 1] */
+    const int32_t *past;  /* [seqs] */
+    const int32_t *first; /* [seqs] */
+} attn;
+
+/* Rotary tables: cos and sin [positions, dim / 2], made on the host; pairs are (i, i + dim/2) of each head (NEOX). */
+typedef struct rope { const float *cos, *sin; int dim; int64_t positions; } rope;
+
+typedef enum { ACT_SILU, ACT_GELU_TANH } activation;
+
+/* What dropout is a function of, per row: (seed, epoch, sample id, position in the sample, site, feature). */
+typedef struct dropout {
+    float p;
+    uint64_t seed;
+    uint32_t epoch, site;
+    const uint64_t *sample; /* [rows] id of the row's sample */
+    const int32_t *pos;     /* [rows] */
+} dropout;
+
+/* Results of a step that the host reads one step late. */
+typedef struct step_sums { double loss, weight, sumsq; int64_t targets, nonfinite; } step_sums;
+
+typedef struct adamw_hp {
+    float lr, beta1, beta2, eps, weight_decay;
+    float grad_scale;       /* 1 / targets, times the clip factor */
+    float bias1, bias2_sqrt; /* 1 - beta1^t, sqrt(1 - beta2^t) */
+} adamw_hp;
+
+struct backend {
+    const char *name;
+#define K(name, args) void(*name) args;
+#include "kernels/kernels.def"
+#undef K
+};
+
+size_t backend_scratch(int threads); /* bytes that kctx.scratch must have */
+
+/* name: "auto" takes the best of this machine (or $PEFT_ISA); otherwise one of backend_names(). NULL after fail(EXIT_USAGE)
+ * when unknown or not supported by this CPU. */
+const backend *backend_open(const char *name);
+const char *const *backend_names(void); /* NULL-terminated: those compiled in and supported here, "ref" first */
+extern const backend backend_plan;
+
+#endif
