@@ -19,6 +19,9 @@
 
 enum { ATTN_BLOCK = 96, HEAD_CHUNK = 384, HEAD_DIM_MAX = 256, THREADS_MAX = 256 };
 
+/* What attention needs of kctx.scratch per thread, in floats: nine tiles of a block by a head, four of block by block */
+enum { ATTN_SCRATCH_FLOATS = 9 * ATTN_BLOCK * HEAD_DIM_MAX + 4 * ATTN_BLOCK * ATTN_BLOCK };
+
 typedef struct backend backend;
 
 /* Where a kernel runs. scratch is memory of backend_scratch(threads) bytes, 64-byte aligned, owned by the opener. */
@@ -54,10 +57,11 @@ typedef struct dropout {
 /* Results of a step that the host reads one step late. */
 typedef struct step_sums { double loss, weight, sumsq; int64_t targets, nonfinite; } step_sums;
 
+/* Doubles: 1 - 0.999f differs from 0.001 by 1e-5 of itself, and torch has no such error. */
 typedef struct adamw_hp {
-    float lr, beta1, beta2, eps, weight_decay;
-    float grad_scale;       /* 1 / targets, times the clip factor */
-    float bias1, bias2_sqrt; /* 1 - beta1^t, sqrt(1 - beta2^t) */
+    double lr, beta1, beta2, eps, weight_decay;
+    double grad_scale;        /* 1 / targets, times the clip factor */
+    double bias1, bias2_sqrt; /* 1 - beta1^t, sqrt(1 - beta2^t) */
 } adamw_hp;
 
 struct backend {
