@@ -1,0 +1,95 @@
+#!/bin/sh
+# Static checks over the tree: formatting, clang-tidy, cppcheck, layering of #includes; sizes are listed as warnings.
+#
+#   scripts/lint.sh [--format] [CHECK...]      CHECK: format tidy cppcheck layers sizes (default: all)
+#
+# --format rewrites the files with clang-format instead. Reports lie in build/lint/.
+set -u
+out=build/lint
+jobs=${JOBS:-$(nproc)}
+mkdir -p "$out"
+
+sources() { # every C source and header that belongs to the project
+    find . \( -name build -o -name .git \) -prune -o -type f \( -name '*.c' -o -name '*.h' \) -print | sed 's|^\./||' | sort
+}
+
+if [ "${1:-}" = --format ]; then
+    sources | xargs clang-format -i
+    exit
+fi
+
+passed=0 failed=0
+verdict() { # name, exit code, report
+    if [ "$2" -eq 0 ]; then
+        passed=$((passed + 1))
+        printf '  ok    %s\n' "$1"
+    else
+        failed=$((failed + 1))
+        printf '  FAIL  %s\n' "$1"
+        grep -E ':[0-9]+: .*|against' "$3" | head -n "${LINT_LINES:-40}" | sed 's/^/        /'
+        printf '        whole report: %s\n' "$3"
+    fi
+}
+
+check_format() { sources | xargs clang-format --dry-run -Werror >"$out/format.txt" 2>&1; verdict clang-format $? "$out/format.txt"; }
+
+# clang has no omp.h of its own here; gcc's is plain C
+omp=$(dirname "$(gcc -print-file-name=include/omp.h)")/omp.h
+mkdir -p "$out/omp"
+ln -sf "$omp" "$out/omp/omp.h"
+
+flags="-std=c11 -D_GNU_SOURCE -I. -fopenmp -isystem $out/omp -Wall -Wextra -Wno-unknown-warning-option"
+case $(uname -m) in
+x86_64) isa="-mavx2 -mfma -mf16c -DISA_NAME=avx2 -DISA_avx2" ;;
+*) isa="-DISA_NAME=neon -DISA_neon" ;;
+esac
+
+check_tidy() {
+    : >"$out/tidy.txt"
+    rc=0
+    sources | grep '\.c$' | grep -v '^kernels/cpu/' |
+        xargs -P "$jobs" -n 4 sh -c 'clang-tidy --quiet "$@" -- '"$flags" tidy >>"$out/tidy.txt" 2>/dev/null || rc=1
+    if ls kernels/cpu/*.c >/dev/null 2>&1; then
+        ls kernels/cpu/*.c | xargs -P "$jobs" -n 2 sh -c 'clang-tidy --quiet "$@" -- '"$flags $isa" tidy >>"$out/tidy.txt" 2>/dev/null || rc=1
+    fi
+    verdict clang-tidy $rc "$out/tidy.txt"
+}
+
+# missingInclude*: system headers are not read; the rest are style hints that contradict the house style
+check_cppcheck() {
+    dirs=""
+    for d in core kernels data autograd optim peft model tests bench; do [ -d "$d" ] && dirs="$dirs $d"; done
+    cppcheck -q -j "$jobs" --std=c11 --language=c --enable=warning,performance,portability --inline-suppr \
+        -I. -D_GNU_SOURCE --suppress=missingInclude --suppress=missingIncludeSystem --suppress=unknownMacro \
+        --suppress=normalCheckLevelMaxBranches --error-exitcode=1 $dirs $(ls ./*.c 2>/dev/null) >"$out/cppcheck.txt" 2>&1
+    verdict cppcheck $? "$out/cppcheck.txt"
+}
+
+check_layers() {
+    sources | xargs awk -f scripts/layers.awk >"$out/layers.txt"
+    verdict "layering of includes" $? "$out/layers.txt"
+}
+
+list_sizes() { # warnings, not errors: long files and functions say why at their head
+    sources | xargs wc -l | awk '$2 != "total" && $1 > 600 { printf "  long  %s: %d lines (600 is the rule)\n", $2, $1 }'
+    grep -h -A1 'readability-function-size' "$out/tidy.txt" 2>/dev/null | grep 'exceeds recommended' |
+        sed -E "s|^$PWD/||; s/: warning: function ('[^']*') .*/: function \1/; s/^/  long  /" | sort -u
+    grep -h 'lines including whitespace' "$out/tidy.txt" 2>/dev/null | sed -E "s|^$PWD/|        |" | sort -u | head -n 40
+}
+
+[ $# -gt 0 ] || set -- layers format cppcheck tidy sizes
+for c; do
+    case $c in
+    format) check_format ;;
+    tidy) check_tidy ;;
+    cppcheck) check_cppcheck ;;
+    layers) check_layers ;;
+    sizes) list_sizes ;;
+    *)
+        echo "lint.sh: unknown check '$c'; known: format tidy cppcheck layers sizes" >&2
+        exit 2
+        ;;
+    esac
+done
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
