@@ -5,14 +5,12 @@
  *   - a GEMM output is ONE chain over k = 0, 1, ... of acc = fma(a[k], b[k], acc), started at the value that stands in y;
  *   - a sum along a row (norm, dot, softmax denominator) uses 16 virtual lanes, lane i taking elements i, i+16, ..., and
  *     the fixed tree (l[i] + l[i+8]), then +4, +2, +1; a tail adds nothing to the missing lanes;
- *   - exp is the polynomial of ref_exp (ref.h; v16_exp in cpu/simd.h), evaluated by FMA; other transcendental functions are tables of the host;
+ *   - exp is the polynomial of ref_exp (ref.h), which is v16_exp (cpu/simd.h); other transcendental functions are tables
+ *     of the host;
  *   - attention walks the row's own keys in blocks of ATTN_BLOCK counted from key 0 of the sequence;
- *   - the head walks the vocabulary in chunks of HEAD_CHUNK words (the last may be short), per row, from m = -inf, s = 0,
- *     dh = 0. A chunk: logit[v] is a GEMM chain over dim started at 0; m' = max(m, logits), where max(a, b) = a > b ? a : b;
- *     corr = exp(m - m'); p[v] = exp(logit[v] - m'); s = s * corr, then s = s + (16-lane sum of p), two roundings;
- *     dh[j] = dh[j] * corr, then one fma chain dh[j] = fma(p[v], W[v][j], dh[j]) over v ascending; m = m'.
- *     At the end dh[j] = dh[j] * (1 / s), then minus W[target][j], two roundings;
- *     logprob = (logit[target] - m) - (float)log((double)s), log being the host's;
+ *   - the head walks the vocabulary in chunks of HEAD_CHUNK words counted from word 0, each row on its own: m' = max(m,
+ *     logits), corr = exp(m - m'), p = exp(logit - m'), s = fma(s, corr, 16-lane sum of p), dh = dh * corr and then one
+ *     fma chain over the chunk's words; ref_loss.c has the start and the end;
  *   - a sum over rows (weight_grad) is one chain over the rows in order; where partial sums are used their number and
  *     borders follow from the shape alone and they are reduced in order.
  * So a row's result depends on that row alone: not on threads, ISA, batch, packing or prefill against decode. */
