@@ -67,6 +67,11 @@ const weight_format *format_by_name(const char *name);
 const weight_format *format_by_ggml(int ggml_type); /* NULL when this build does not read it */
 int64_t weight_bytes(const weight *w);              /* of data, as stored */
 
+/* GGUF keeps the rows of llama's q and k interleaved in each head: its row h*D + 2j is row h*D + j of Hugging Face, its
+ * row h*D + 2j + 1 is row h*D + D/2 + j (D = rows / heads, even; heads of k are the key-value heads). Copies whole stored
+ * rows of w into Hugging Face order; dst has weight_bytes(w). The format must not let blocks straddle rows. */
+void weight_unpermute_rows(const weight *w, int heads, void *dst);
+
 static inline weight weight_f32(const float *data, int64_t rows, int64_t cols) {
     return (weight){&weight_formats[FMT_F32], rows, cols, 1, data, NULL};
 }
