@@ -1,13 +1,18 @@
 /* safetensors files: 8 bytes header length, JSON header, data. Reader and writer know files, not models.
  * Spec: github.com/huggingface/safetensors (format section); this reader is stricter where no real file is lost:
- * duplicate names, names with control bytes or "..", holes and overlaps are refused. */
+ * duplicate names, names with control bytes or "..", holes and overlaps are refused. Tensors without elements may share an
+ * offset with others, as the reference writer lays them out. */
 #ifndef PEFT_CORE_SAFETENSORS_H
 #define PEFT_CORE_SAFETENSORS_H
 
 #include "core/file.h"
 
 #define ST_DIMS_MAX 8
-#define ST_TENSORS_MAX 65536
+#define ST_TENSORS_MAX 65536 /* of one model, all shards together */
+#define ST_NAME_MAX 512
+#define ST_HEADER_MAX 100000000 /* the reference reader's bound */
+#define ST_METADATA_MAX (1 << 20)
+#define ST_ELEMENTS_MAX ((int64_t)1 << 48) /* of one tensor, dimensions of 0 not counted */
 
 typedef enum { ST_F64, ST_F32, ST_F16, ST_BF16, ST_I64, ST_I32, ST_I16, ST_I8, ST_U8, ST_BOOL, ST_DTYPES } st_dtype;
 
@@ -28,6 +33,7 @@ typedef struct {
     int n;
     char **meta_keys, **meta_values; /* __metadata__ of the first file */
     int n_meta;
+    char *note; /* NULL, or one line on something odd but harmless, which the program should print once */
 } safetensors;
 
 int safetensors_open(safetensors *s, const char *path);            /* one .safetensors file */
