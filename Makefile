@@ -7,7 +7,7 @@
 BUILD ?= build
 CC ?= gcc
 STD := -std=c11 -D_GNU_SOURCE
-WARN := -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes
+WARN := -Wall -Wextra -Werror -Wshadow=local -Wvla -Wstrict-prototypes -Wmissing-prototypes
 OPT ?= -O3 -g -fno-math-errno -fno-trapping-math -ffp-contract=off
 SAN ?=
 CFLAGS := $(STD) $(WARN) $(OPT) $(SAN) -fopenmp -I. -MMD -MP $(EXTRA_CFLAGS)

@@ -1,48 +1,75 @@
 /* Reverse-mode autograd. An op runs its forward at once and, if recording, appends a node; tape_backward walks the nodes in
- * reverse. Nothing is kept for what needs no gradient: an op whose inputs all have needs_grad == false records no node.
+ * reverse. Nothing is kept for what needs no gradient: an op none of whose inputs needs one records no node.
  *
- * Memory: values and saved state live in the `act` arena, scratch of one op in `tmp` (released when the op returns). A
- * segment is the unit of recomputation and of gradient memory: tape_segment(t, f, ctx, x) runs y = f(x); with
- * t->checkpoint only x and y survive the forward pass and f is run again, recorded, in the backward pass. Gradients of
- * tensors made inside a segment are released when its backward is done; only dx and dy cross its border. */
+ * Memory. Values, nodes and gradients live in the `act` arena, which is a stack: tape_segment marks it. Scratch of one op
+ * lives in `tmp` and is released when the op returns. A tensor that is cheap to make again (a norm's result, an activation
+ * product) has a `remake`: it lives in tmp during the forward pass of its segment only, and tape_value makes it again in
+ * the backward pass, so that nothing is saved which the backward pass can rebuild from what is there anyway.
+ *
+ * A segment (one layer) is the unit of gradient memory and of checkpointing: gradients of tensors made inside are released
+ * when its backward pass is done, and with t->checkpoint only its input and output survive the forward pass; f is run again,
+ * recorded, in the backward pass (Chen et al. 2016). */
 #ifndef PEFT_AUTOGRAD_TAPE_H
 #define PEFT_AUTOGRAD_TAPE_H
 
 #include "core/batch.h"
 #include "kernels/backend.h"
 
-typedef struct tensor { mat val, grad; bool needs_grad; } tensor; /* grad.data NULL until something flows into it */
+typedef struct tape tape;
+typedef struct tensor tensor;
+typedef struct node node;
+typedef void tensor_remake(tape *t, const void *maker, mat out);
+
+/* grad.data is NULL until something flows into it. remake != NULL: val is only valid until the segment's forward pass ends,
+ * then through tape_value. */
+struct tensor {
+    mat val, grad;
+    bool needs_grad;
+    tensor_remake *remake; /* writes val again */
+    const void *maker;     /* what remake reads */
+};
 
 /* A trainable matrix: a view into the adapter's flat vectors. Accepted where a weight is (param_weight). */
 typedef struct param { float *val, *grad; int64_t rows, cols; } param;
 static inline weight param_weight(const param *p) { return weight_f32(p->val, p->rows, p->cols); }
+static inline mat param_grad(const param *p) { return mat_f32(p->grad, p->rows, p->cols); }
 
-typedef struct tape tape;
 typedef tensor *segment_fn(tape *t, tensor *x, void *ctx);
-typedef void backward_fn(tape *t, void *node); /* reads out->grad, adds into the inputs' grads and params' grads */
+typedef void backward_fn(tape *t, node *n); /* reads n->out->grad, adds into gradients of inputs and parameters */
 
-/* Every node's struct begins with this header; an op defines struct NAME_node { node head; saved fields }. */
-typedef struct node { struct node *prev; backward_fn *backward; tensor *out; } node;
+/* Every node's struct begins with this; an op defines struct NAME_node { node head; what backward needs }. */
+struct node { node *prev; backward_fn *backward; tensor *out; };
 
 struct tape {
     kctx *k;
-    arena *act, *tmp;
-    bool recording;  /* false: inference, or the first run of a checkpointed segment */
-    bool checkpoint; /* recompute segments in the backward pass */
+    arena *act, *tmp; /* device memory: values and gradients; scratch */
+    arena *host;      /* tensors and nodes themselves */
+    bool recording;  /* false: inference, evaluation, the first run of a checkpointed segment */
+    bool checkpoint; /* run segments again in the backward pass */
     bool training;   /* dropout is on */
-    uint64_t seed;
-    node *last; /* most recent node */
+    bool in_segment, replaying; /* replaying: a checkpointed segment is run again, just before its backward pass */
+    node *last;                 /* most recent node */
 };
 
-void tape_begin(tape *t, kctx *k, arena *act, arena *tmp);
-/* A tensor with memory from act; values undefined. */
-tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad);
-tensor *tape_wrap(tape *t, mat val, bool needs_grad); /* a tensor over memory that outlives the step */
-/* Appends a node of `bytes` bytes (header included) when recording and out->needs_grad, else NULL. */
+/* Begins a step at the arenas' current marks. */
+tape tape_begin(kctx *k, arena *act, arena *tmp, arena *host, bool training, bool checkpoint);
+
+tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad); /* from act; values undefined */
+tensor *tape_wrap(tape *t, mat val, bool needs_grad);                       /* over memory that outlives its use */
+/* Inside a segment that will not be replayed: memory from tmp, and tape_value makes it again from `maker` (any host memory
+ * from tape_host); elsewhere the same as tape_tensor. */
+tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker);
+void *tape_host(tape *t, size_t bytes); /* zeroed; lives as long as the nodes around it */
+/* A node of `bytes` (header included), linked in when the tape records and out needs a gradient; else NULL. */
 void *tape_record(tape *t, size_t bytes, backward_fn *backward, tensor *out);
-/* The gradient of x: allocated and zeroed on first use. */
-mat tape_grad(tape *t, tensor *x);
-tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x);
-void tape_backward(tape *t); /* every recorded node; gradients of the last outputs were set by their op (op_head_loss) */
+
+mat tape_value(tape *t, const tensor *x); /* in a backward function: val, remade into tmp where needed */
+mat tape_grad(tape *t, tensor *x);        /* allocated and zeroed on first use; data NULL when x needs no gradient */
+/* Scratch of the running op: released when the op or its backward function returns to mark. */
+mat tape_scratch(tape *t, int64_t rows, int64_t cols);
+
+/* y = f(x). trainable: f has parameters of its own that need gradients. x and y have the same shape. */
+tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x, bool trainable);
+void tape_backward(tape *t); /* walks every node; the last op has set its own gradient (op_head_loss) */
 
 #endif

@@ -10,13 +10,14 @@ int batch_open(batch *b, int rows_max, int seqs_max) {
     *b = (batch){.rows_max = rows_max, .seqs_max = seqs_max};
     b->token = xcalloc(r, sizeof *b->token), b->target = xcalloc(r, sizeof *b->target);
     b->pos = xcalloc(r, sizeof *b->pos), b->weight = xcalloc(r, sizeof *b->weight);
+    b->row_sample = xcalloc(r, sizeof *b->row_sample);
     b->start = xcalloc(s + 1, sizeof *b->start), b->past = xcalloc(s, sizeof *b->past);
     b->adapter = xcalloc(s, sizeof *b->adapter), b->sample = xcalloc(s, sizeof *b->sample);
     return 0;
 }
 
 void batch_close(batch *b) {
-    free(b->token), free(b->target), free(b->pos), free(b->weight);
+    free(b->token), free(b->target), free(b->pos), free(b->weight), free(b->row_sample);
     free(b->start), free(b->past), free(b->adapter), free(b->sample);
     *b = (batch){0};
 }
@@ -35,6 +36,7 @@ void batch_add(batch *b, const int32_t *ids, const int32_t *labels, int n, uint6
         b->target[r] = target < 0 ? -1 : target;
         b->pos[r] = i;
         b->weight[r] = 1;
+        b->row_sample[r] = sample;
         b->targets += target >= 0;
     }
     b->past[b->seqs] = 0, b->adapter[b->seqs] = 0, b->sample[b->seqs] = sample;

@@ -12,6 +12,7 @@ typedef struct batch {
     int32_t *target; /* the token that row i must predict (already shifted), -1 = none */
     int32_t *pos;    /* position in its own sequence: 0, 1, ... */
     float *weight;   /* weight of the target in the loss, 1 unless the data says otherwise */
+    uint64_t *row_sample; /* sample id of the row's sequence */
     /* per sequence [seqs] */
     int32_t *start;   /* [seqs + 1] first row of each sequence; start[seqs] == rows */
     int32_t *past;    /* keys already cached before the first row; 0 in training */

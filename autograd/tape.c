@@ -1,0 +1,149 @@
+#include "autograd/tape.h"
+#include "core/error.h"
+#include "core/num.h"
+
+#include <string.h>
+
+tape tape_begin(kctx *k, arena *act, arena *tmp, arena *host, bool training, bool checkpoint) {
+    return (tape){.k = k, .act = act, .tmp = tmp, .host = host,
+                  .recording = training, .training = training, .checkpoint = checkpoint};
+}
+
+static mat alloc_mat(arena *a, int64_t rows, int64_t cols) {
+    int64_t n = mul_checked(rows, cols);
+    CHECK(n >= 0, "tensor of %ld x %ld", (long)rows, (long)cols);
+    return mat_f32(arena_array(a, (size_t)n, sizeof(float)), rows, cols);
+}
+
+void *tape_host(tape *t, size_t bytes) { return memset(arena_alloc(t->host, bytes), 0, bytes); }
+
+tensor *tape_wrap(tape *t, mat val, bool needs_grad) {
+    tensor *x = tape_host(t, sizeof *x);
+    *x = (tensor){.val = val, .needs_grad = needs_grad};
+    return x;
+}
+
+tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad) {
+    return tape_wrap(t, alloc_mat(t->act, rows, cols), needs_grad);
+}
+
+tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker) {
+    if (!t->in_segment || t->replaying) return tape_tensor(t, rows, cols, needs_grad);
+    tensor *x = tape_wrap(t, alloc_mat(t->tmp, rows, cols), needs_grad);
+    x->remake = remake, x->maker = maker;
+    return x;
+}
+
+void *tape_record(tape *t, size_t bytes, backward_fn *backward, tensor *out) {
+    if (!t->recording || !out->needs_grad) return NULL;
+    node *n = tape_host(t, bytes);
+    *n = (node){.prev = t->last, .backward = backward, .out = out};
+    return t->last = n;
+}
+
+mat tape_scratch(tape *t, int64_t rows, int64_t cols) { return alloc_mat(t->tmp, rows, cols); }
+
+mat tape_value(tape *t, const tensor *x) {
+    if (!x->remake) return x->val;
+    mat v = alloc_mat(t->tmp, x->val.rows, x->val.cols);
+    x->remake(t, x->maker, v);
+    return v;
+}
+
+mat tape_grad(tape *t, tensor *x) {
+    if (!x->needs_grad) return mat_none();
+    if (!x->grad.data) {
+        x->grad = alloc_mat(t->act, x->val.rows, x->val.cols);
+        t->k->be->zero(t->k, x->grad.data, (size_t)(x->grad.rows * x->grad.cols) * sizeof(float));
+    }
+    return x->grad;
+}
+
+/* Runs every node after `stop`, last first. An op's backward may use tmp freely: it is released behind it. */
+static void walk(tape *t, node *stop) {
+    size_t tmp = t->tmp->used;
+    for (node *n = t->last; n != stop; n = n->prev) {
+        if (n->out->grad.data) n->backward(t, n); /* no gradient reached it: nothing depends on it */
+        arena_release(t->tmp, tmp);
+    }
+    t->last = stop;
+}
+
+void tape_backward(tape *t) { walk(t, NULL); }
+
+/* A segment is one node. Kept: `inner` is the chain that its forward pass recorded. Checkpointed: inner is NULL and f is run
+ * again. Either way dx is made before the mark and every other gradient is released to it. */
+typedef struct {
+    node head;
+    segment_fn *f;
+    void *ctx;
+    tensor *x, *inner_y;
+    node *inner;
+} segment_node;
+
+static void segment_backward(tape *t, node *n) {
+    segment_node *s = (segment_node *)n;
+    node *outer = t->last;
+    size_t act, host = t->host->used;
+    tensor *x = s->x, *y = s->inner_y;
+    if (s->inner) {
+        act = t->act->used;
+        t->last = s->inner;
+    } else {
+        act = t->act->used;
+        x = tape_wrap(t, s->x->val, s->x->needs_grad);
+        t->last = NULL;
+        t->recording = t->replaying = t->in_segment = true;
+        y = s->f(t, x, s->ctx);
+        t->recording = t->replaying = t->in_segment = false;
+    }
+    y->grad = s->head.out->grad; /* the border: the same memory */
+    walk(t, NULL);
+    s->x->grad = x->grad;
+    CHECK(!x->needs_grad || x->grad.data == y->grad.data, "segment: dx must take over dy's memory (op_add at its end)");
+    arena_release(t->act, act);
+    arena_release(t->host, host);
+    t->last = outer;
+}
+
+static tensor *segment_run(tape *t, segment_fn *f, void *ctx, tensor *x) {
+    size_t tmp = t->tmp->used;
+    t->in_segment = true;
+    tensor *y = f(t, x, ctx);
+    t->in_segment = false;
+    arena_release(t->tmp, tmp);
+    return y;
+}
+
+/* Runs f unrecorded and keeps only y. */
+static tensor *segment_bare(tape *t, segment_fn *f, void *ctx, tensor *x, bool needs_grad) {
+    tensor *y = tape_tensor(t, x->val.rows, x->val.cols, needs_grad);
+    size_t act = t->act->used, host = t->host->used;
+    bool recording = t->recording;
+    t->recording = false;
+    tensor *made = segment_run(t, f, ctx, x);
+    t->k->be->copy(t->k, y->val, made->val);
+    t->recording = recording;
+    arena_release(t->act, act);
+    arena_release(t->host, host);
+    return y;
+}
+
+tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x, bool trainable) {
+    CHECK(!t->in_segment, "segments do not nest%s", "");
+    bool needs_grad = t->recording && (x->needs_grad || trainable);
+    if (!needs_grad || t->checkpoint) {
+        tensor *y = segment_bare(t, f, ctx, x, needs_grad);
+        segment_node *s = tape_record(t, sizeof *s, segment_backward, y);
+        if (s) s->f = f, s->ctx = ctx, s->x = x;
+        return y;
+    }
+    node *outer = t->last;
+    t->last = NULL;
+    tensor *made = segment_run(t, f, ctx, x), *y = tape_wrap(t, made->val, true);
+    node *inner = t->last;
+    t->last = outer;
+    segment_node *s = tape_record(t, sizeof *s, segment_backward, y);
+    s->f = f, s->ctx = ctx, s->x = x, s->inner = inner, s->inner_y = made;
+    return y;
+}

@@ -1,0 +1,80 @@
+/* One forward pass for all families, in training and in inference. */
+#include "autograd/ops.h"
+#include "core/error.h"
+#include "model/model.h"
+
+typedef struct {
+    const model *m;
+    const layer *l;
+    const batch *b;
+    const attn *a;
+    kv_cache *kv;
+    int index;
+} layer_ctx;
+
+/* Moves this step's keys and values into the cache and lets attention read everything from there. */
+static void through_cache(tape *t, const layer_ctx *c, tensor **k, tensor **v) {
+    mat ck = kv_cache_k(c->kv, c->index), cv = kv_cache_v(c->kv, c->index);
+    t->k->be->scatter_rows(t->k, ck, (*k)->val, c->kv->row);
+    t->k->be->scatter_rows(t->k, cv, (*v)->val, c->kv->row);
+    *k = tape_wrap(t, ck, false), *v = tape_wrap(t, cv, false);
+}
+
+static tensor *layer_forward(tape *t, tensor *x, void *ctx) {
+    const layer_ctx *c = ctx;
+    const layer *l = c->l;
+    const batch *b = c->b;
+    const rope *r = &c->m->rope;
+    float eps = (float)c->m->hp.norm_eps;
+    tensor *qkv[3], *gate_up[2];
+
+    tensor *h = op_rmsnorm(t, x, l->norm_in, eps);
+    proj_group(t, l->qkv, 3, h, b, qkv);
+    tensor *q = op_rope(t, qkv[0], b->pos, r), *k = op_rope(t, qkv[1], b->pos, r), *v = qkv[2];
+    if (c->kv) through_cache(t, c, &k, &v);
+    tensor *o = op_attention(t, q, k, v, c->a);
+    x = op_add(t, x, proj_forward(t, &l->o, o, b));
+
+    h = op_rmsnorm(t, x, l->norm_mid, eps);
+    proj_group(t, l->gate_up, 2, h, b, gate_up);
+    h = op_glu(t, gate_up[0], gate_up[1], c->m->fam->act);
+    return op_add(t, x, proj_forward(t, &l->down, h, b));
+}
+
+static const attn *attn_of(tape *t, const model *m, const batch *b, kv_cache *kv) {
+    const hparams *hp = &m->hp;
+    attn *a = tape_host(t, sizeof *a);
+    *a = (attn){.heads = (int)hp->heads, .kv_heads = (int)hp->kv_heads, .dim = (int)hp->head_dim, .scale = m->attn_scale,
+                .seqs = b->seqs, .start = b->start, .past = b->past, .first = kv ? kv->first : b->start};
+    for (int s = 0; kv && s < b->seqs; s++)
+        for (int i = b->start[s]; i < b->start[s + 1]; i++) kv->row[i] = kv->first[s] + b->past[s] + i - b->start[s];
+    return a;
+}
+
+tensor *model_forward(tape *t, const model *m, const batch *b, kv_cache *kv) {
+    CHECK(!kv || (b->rows <= kv->rows_max && b->seqs <= kv->seqs), "%d rows, %d sequences for the cache", b->rows, b->seqs);
+    tensor *x = op_embed(t, &m->embed, b->token, b->rows);
+    const attn *a = attn_of(t, m, b, kv);
+    for (int i = 0; i < m->hp.layers; i++) {
+        layer_ctx *c = tape_host(t, sizeof *c);
+        *c = (layer_ctx){m, &m->layers[i], b, a, kv, i};
+        x = tape_segment(t, layer_forward, c, x, i >= m->first_trainable);
+    }
+    return x;
+}
+
+void model_loss(tape *t, const model *m, tensor *h, const batch *b, int32_t *rows, int32_t *target, float *weight,
+                float *logprob, step_sums *sums) {
+    int n = 0;
+    for (int i = 0; i < b->rows; i++)
+        if (b->target[i] >= 0) rows[n] = i, target[n] = b->target[i], weight[n++] = b->weight[i];
+    if (!n) return;
+    h = op_rmsnorm(t, op_gather(t, h, rows, n), m->norm_out, (float)m->hp.norm_eps);
+    op_head_loss(t, &m->head, h, target, weight, logprob, sums);
+}
+
+void model_logits(tape *t, const model *m, tensor *h, const int32_t *rows, int n, mat logits) {
+    h = op_rmsnorm(t, op_gather(t, h, rows, n), m->norm_out, (float)m->hp.norm_eps);
+    t->k->be->zero(t->k, logits.data, (size_t)(logits.rows * logits.cols) * sizeof(float));
+    t->k->be->weight_fwd(t->k, logits, h->val, &m->head);
+}

@@ -1,0 +1,205 @@
+/* From a model's files to the structs that forward.c walks: views where the bytes can stay, NF4 where it was asked for. */
+#include "core/error.h"
+#include "core/num.h"
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { const model_source *s; const model_options *o; arena *run; } loader;
+
+/* Row of the file that holds row r of the model: GGUF llama files interleave the two halves of each head of q and k. */
+static int64_t file_row(int64_t r, int heads, int64_t rows) {
+    if (!heads) return r;
+    int64_t d = rows / heads, head = r / d, i = r % d;
+    return head * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+}
+
+static void dequant_rows(const weight *w, int heads, int64_t row, int64_t n, float *out) {
+    if (!heads) {
+        w->fmt->dequant(w, row * w->cols, n * w->cols, out);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) w->fmt->dequant(w, file_row(row + i, heads, w->rows) * w->cols, w->cols, out + i * w->cols);
+}
+
+/* Rows per piece so that pieces end at block borders: a multiple of 64 elements, about 64 Ki of them. */
+static int64_t piece_rows(int64_t cols) {
+    int64_t step = 1;
+    while (step * cols % 64) step *= 2;
+    int64_t many = 65536 / (step * cols);
+    return many > 1 ? step * many : step;
+}
+
+static void quantise(const weight *w, int heads, uint8_t *codes, float *absmax) {
+    int64_t rows = piece_rows(w->cols), pieces = (w->rows + rows - 1) / rows;
+#pragma omp parallel
+    {
+        float *buf = xcalloc((size_t)(rows * w->cols), sizeof *buf);
+#pragma omp for schedule(dynamic)
+        for (int64_t p = 0; p < pieces; p++) {
+            int64_t row = p * rows, n = row + rows < w->rows ? rows : w->rows - row;
+            dequant_rows(w, heads, row, n, buf);
+            nf4_quant(buf, n * w->cols, codes + row * w->cols / 2, absmax + row * w->cols / 64);
+        }
+        free(buf);
+    }
+}
+
+static weight make_nf4(const loader *ld, const weight *w, int heads) {
+    int64_t n = w->rows * w->cols, blocks = (n + 63) / 64, nested = (blocks + 255) / 256;
+    bool twice = ld->o->double_quant, plan = ld->run->planning;
+    nf4_meta *meta = xcalloc(1, sizeof *meta); /* freed by model_close */
+    uint8_t *codes = arena_alloc(ld->run, nf4_data_bytes(n));
+    float *absmax = twice && !plan ? xcalloc((size_t)blocks, sizeof *absmax) : NULL;
+    *meta = (nf4_meta){.blocksize = 64, .nested_block = twice ? 256 : 0, .map = nf4_dynamic_map};
+    if (twice) {
+        uint8_t *code = arena_alloc(ld->run, (size_t)blocks);
+        float *outer = arena_array(ld->run, (size_t)nested, sizeof *outer);
+        meta->code = code, meta->nested_absmax = outer;
+        if (!plan) {
+            quantise(w, heads, codes, absmax);
+            meta->offset = nf4_quant_scales(absmax, blocks, code, outer);
+        }
+    } else {
+        float *plain = arena_array(ld->run, (size_t)blocks, sizeof *plain);
+        meta->absmax = plain;
+        if (!plan) quantise(w, heads, codes, plain);
+    }
+    free(absmax);
+    return (weight){&weight_formats[FMT_NF4], w->rows, w->cols, 1, codes, meta};
+}
+
+/* A view; a copy where the file's bytes are not aligned for their type or are in another row order. */
+static weight settle(const loader *ld, const weight *w, int heads) {
+    size_t align = w->fmt->block == 1 ? (size_t)w->fmt->bytes : 1;
+    bool askew = (uintptr_t)w->data % align;
+    if (!heads && !askew) return *w;
+    weight made = *w;
+    void *copy = arena_alloc(ld->run, (size_t)weight_bytes(w));
+    made.data = copy;
+    if (ld->run->planning) return made;
+    if (heads) weight_unpermute_rows(w, heads, copy);
+    else memcpy(copy, w->data, (size_t)weight_bytes(w));
+    return made;
+}
+
+static int load_proj(const loader *ld, proj *p, int layer, const char *module, int64_t rows, int64_t cols) {
+    p->name = xprintf("model.layers.%d.%s", layer, module);
+    char name[256];
+    snprintf(name, sizeof name, "%s.weight", p->name);
+    weight w;
+    if (model_source_weight(ld->s, name, rows, cols, &w)) return -1;
+    int heads = model_source_permuted(ld->s, name);
+    p->w = ld->o->load_in_4bit ? make_nf4(ld, &w, heads) : settle(ld, &w, heads);
+    return 0;
+}
+
+static int load_norm(const loader *ld, const float **g, const char *name, int64_t n) {
+    weight w;
+    if (model_source_weight(ld->s, name, 0, n, &w)) return -1;
+    float *f = arena_array(ld->run, (size_t)n, sizeof *f);
+    if (!ld->run->planning) w.fmt->dequant(&w, 0, n, f);
+    *g = f;
+    return 0;
+}
+
+static int load_layer_norm(const loader *ld, const float **g, int layer, const char *what, int64_t n) {
+    char name[256];
+    snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, what);
+    return load_norm(ld, g, name, n);
+}
+
+static int load_layer(const loader *ld, layer *l, int i) {
+    const hparams *hp = &ld->s->hp;
+    int64_t q = hp->heads * hp->head_dim, kv = hp->kv_heads * hp->head_dim;
+    return load_layer_norm(ld, &l->norm_in, i, "input_layernorm", hp->dim) ||
+                   load_proj(ld, &l->qkv[0], i, "self_attn.q_proj", q, hp->dim) ||
+                   load_proj(ld, &l->qkv[1], i, "self_attn.k_proj", kv, hp->dim) ||
+                   load_proj(ld, &l->qkv[2], i, "self_attn.v_proj", kv, hp->dim) ||
+                   load_proj(ld, &l->o, i, "self_attn.o_proj", hp->dim, q) ||
+                   load_layer_norm(ld, &l->norm_mid, i, "post_attention_layernorm", hp->dim) ||
+                   load_proj(ld, &l->gate_up[0], i, "mlp.gate_proj", hp->ffn, hp->dim) ||
+                   load_proj(ld, &l->gate_up[1], i, "mlp.up_proj", hp->ffn, hp->dim) ||
+                   load_proj(ld, &l->down, i, "mlp.down_proj", hp->dim, hp->ffn)
+               ? -1
+               : 0;
+}
+
+/* Angles as transformers makes them: theta^(2i/d) and the product with the position are rounded to fp32. */
+static void make_rope(model *m, int64_t positions, arena *run) {
+    int64_t half = m->hp.head_dim / 2;
+    float *cosines = arena_array(run, (size_t)(positions * half), sizeof(float));
+    float *sines = arena_array(run, (size_t)(positions * half), sizeof(float));
+    m->rope = (rope){cosines, sines, (int)m->hp.head_dim, positions};
+    if (run->planning) return;
+    for (int64_t i = 0; i < half; i++) {
+        float frequency = 1 / (float)pow(m->hp.rope_theta, (double)((float)(2 * i) / (float)m->hp.head_dim));
+        for (int64_t p = 0; p < positions; p++) {
+            double angle = (double)((float)p * frequency);
+            cosines[p * half + i] = (float)cos(angle), sines[p * half + i] = (float)sin(angle);
+        }
+    }
+}
+
+static void list_groups(model *m) {
+    m->groups = xcalloc((size_t)m->hp.layers * 4, sizeof *m->groups);
+    for (int64_t i = 0; i < m->hp.layers; i++) {
+        layer *l = &m->layers[i];
+        m->groups[m->n_groups++] = (proj_group_ref){l->qkv, 3};
+        m->groups[m->n_groups++] = (proj_group_ref){&l->o, 1};
+        m->groups[m->n_groups++] = (proj_group_ref){l->gate_up, 2};
+        m->groups[m->n_groups++] = (proj_group_ref){&l->down, 1};
+    }
+}
+
+int model_open(model *m, const model_source *s, const model_options *o, arena *run) {
+    loader ld = {s, o, run};
+    weight w;
+    *m = (model){.fam = s->fam, .hp = s->hp, .first_trainable = (int)s->hp.layers};
+    m->attn_scale = (float)(1 / sqrt((double)m->hp.head_dim));
+    m->layers = xcalloc((size_t)m->hp.layers, sizeof *m->layers);
+    if (model_source_weight(s, "model.embed_tokens.weight", m->hp.vocab, m->hp.dim, &w)) return -1;
+    m->embed = m->head = settle(&ld, &w, 0);
+    bool own_head = model_source_has(s, "lm_head.weight") && !m->hp.tied;
+    if (!own_head && !m->hp.tied) return fail(EXIT_INPUT, "%s: tensor 'lm_head.weight' is missing", s->path);
+    if (own_head) {
+        if (model_source_weight(s, "lm_head.weight", m->hp.vocab, m->hp.dim, &w)) return -1;
+        m->head = settle(&ld, &w, 0);
+    }
+    if (load_norm(&ld, &m->norm_out, "model.norm.weight", m->hp.dim)) return -1;
+    for (int64_t i = 0; i < m->hp.layers; i++)
+        if (load_layer(&ld, &m->layers[i], (int)i)) return -1;
+    make_rope(m, o->positions, run);
+    list_groups(m);
+    return 0;
+}
+
+void model_close(model *m) {
+    for (int g = 0; g < m->n_groups; g++)
+        for (int i = 0; i < m->groups[g].n; i++) {
+            proj *p = &m->groups[g].p[i];
+            free(p->name);
+            free((void *)p->w.meta);
+        }
+    free(m->groups), free(m->layers);
+    *m = (model){0};
+}
+
+int64_t model_params(const model *m) {
+    int64_t n = m->embed.rows * m->embed.cols + m->hp.dim;
+    if (m->head.data != m->embed.data) n += m->head.rows * m->head.cols;
+    n += m->hp.layers * 2 * m->hp.dim;
+    for (int g = 0; g < m->n_groups; g++)
+        for (int i = 0; i < m->groups[g].n; i++) n += m->groups[g].p[i].w.rows * m->groups[g].p[i].w.cols;
+    return n;
+}
+
+void model_find_trainable(model *m) {
+    m->first_trainable = (int)m->hp.layers;
+    for (int g = m->n_groups - 1; g >= 0; g--)
+        for (int i = 0; i < m->groups[g].n; i++)
+            if (m->groups[g].p[i].lora) m->first_trainable = g / 4;
+}

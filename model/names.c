@@ -1,0 +1,55 @@
+/* Hugging Face tensor names to GGUF names. {} stands for the layer number. */
+#include "model/names.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct { const char *hf, *gguf; } names[] = {
+    {"model.embed_tokens.weight", "token_embd.weight"},
+    {"model.norm.weight", "output_norm.weight"},
+    {"lm_head.weight", "output.weight"},
+    {"model.layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight"},
+    {"model.layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight"},
+    {"model.layers.{}.self_attn.k_proj.weight", "blk.{}.attn_k.weight"},
+    {"model.layers.{}.self_attn.v_proj.weight", "blk.{}.attn_v.weight"},
+    {"model.layers.{}.self_attn.o_proj.weight", "blk.{}.attn_output.weight"},
+    {"model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight"},
+    {"model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight"},
+    {"model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight"},
+    {"model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight"},
+};
+
+/* Matches name against a pattern with at most one {}; the number goes to *layer (-1 when the pattern has none). */
+static bool match(const char *pattern, const char *name, int *layer) {
+    const char *hole = strstr(pattern, "{}");
+    *layer = -1;
+    if (!hole) return !strcmp(pattern, name);
+    size_t head = (size_t)(hole - pattern);
+    if (strncmp(pattern, name, head)) return false;
+    const char *p = name + head;
+    if (*p < '0' || *p > '9' || (*p == '0' && p[1] >= '0' && p[1] <= '9')) return false;
+    long n = 0;
+    for (; *p >= '0' && *p <= '9'; p++)
+        if ((n = n * 10 + *p - '0') > NAMES_LAYERS_MAX) return false;
+    *layer = (int)n;
+    return !strcmp(hole + 2, p);
+}
+
+static void fill(char *out, size_t size, const char *pattern, int layer) {
+    const char *hole = strstr(pattern, "{}");
+    if (!hole) snprintf(out, size, "%s", pattern);
+    else snprintf(out, size, "%.*s%d%s", (int)(hole - pattern), pattern, layer, hole + 2);
+}
+
+bool name_to_gguf(const char *hf, char *out, size_t size) {
+    int layer;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (match(names[i].hf, hf, &layer)) return fill(out, size, names[i].gguf, layer), true;
+    return false;
+}
+
+bool name_known(const char *name, bool gguf, int *layer) {
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (match(gguf ? names[i].gguf : names[i].hf, name, layer)) return true;
+    return false;
+}

@@ -1,0 +1,157 @@
+/* Attaching LoRA to named projections and laying its parameters out in one flat vector. */
+#include "peft/adapter.h"
+#include "core/error.h"
+#include "core/rng.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Damerau-free edit distance on short names, for "did you mean". */
+static int edit_distance(const char *a, const char *b) {
+    int row[128], n = (int)strlen(b);
+    if (n > 126) return 1000;
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 0; a[i]; i++) {
+        int diagonal = row[0];
+        row[0] = i + 1;
+        for (int j = 0; j < n; j++) {
+            int best = diagonal + (a[i] != b[j]);
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j + 1] + 1 < best) best = row[j + 1] + 1;
+            diagonal = row[j + 1];
+            row[j + 1] = best;
+        }
+    }
+    return row[n];
+}
+
+static const char *last_name(const char *path) {
+    const char *dot = strrchr(path, '.');
+    return dot ? dot + 1 : path;
+}
+
+static int fail_no_match(const lora_config *cfg, const char *target, const proj_group_ref *groups, int n) {
+    const char *nearest = "";
+    int best = 1000;
+    for (int g = 0; g < n; g++)
+        for (int i = 0; i < groups[g].n; i++) {
+            const char *name = last_name(groups[g].p[i].name);
+            int d = edit_distance(target, name);
+            if (d < best) best = d, nearest = name;
+        }
+    return fail(EXIT_USAGE, "lora_target_modules: %s '%s' matches no linear module of this model; the nearest name is '%s'",
+                cfg->regex ? "pattern" : "name", target, nearest);
+}
+
+/* Every entry of a list must match something: a misspelt module is never trained around silently. */
+static int check_targets(const lora_config *cfg, const proj_group_ref *groups, int n_groups) {
+    for (int k = 0; k < cfg->targets.n && !cfg->all_linear; k++) {
+        lora_config one = *cfg;
+        one.targets = (string_list){&cfg->targets.item[k], 1};
+        int matched = 0;
+        for (int g = 0; g < n_groups && !matched; g++)
+            for (int i = 0; i < groups[g].n && !matched; i++)
+                if ((matched = lora_config_matches(&one, groups[g].p[i].name)) < 0) return -1;
+        if (!matched) return fail_no_match(cfg, cfg->targets.item[k], groups, n_groups);
+    }
+    return 0;
+}
+
+static void add_views(adapter *ad, const proj *p, const lora *l) {
+    ad->views = xrealloc(ad->views, (size_t)ad->n_views + 2, sizeof *ad->views);
+    ad->views[ad->n_views++] = (adapter_view){xprintf("base_model.model.%s.lora_A.weight", p->name), l->a};
+    ad->views[ad->n_views++] = (adapter_view){xprintf("base_model.model.%s.lora_B.weight", p->name), l->b};
+}
+
+static param take(adapter *ad, int64_t *at, int64_t rows, int64_t cols) {
+    param p = {ad->param + *at, ad->grad ? ad->grad + *at : NULL, rows, cols};
+    *at += rows * cols;
+    return p;
+}
+
+/* One group: its A's side by side, then its B's. */
+static void attach_group(adapter *ad, const proj_group_ref *g, const bool *chosen, uint64_t seed, int64_t *at) {
+    lora *first = ad->loras + ad->n_loras, *l = first;
+    for (int i = 0; i < g->n; i++)
+        if (chosen[i]) {
+            const char *name = g->p[i].name;
+            *l++ = (lora){.a = take(ad, at, ad->cfg.r, g->p[i].w.cols),
+                          .scale = lora_config_scale(&ad->cfg),
+                          .dropout = (float)ad->cfg.dropout,
+                          .seed = seed,
+                          .site = (uint32_t)hash_bytes(HASH_SEED, name, strlen(name))};
+        }
+    l = first;
+    for (int i = 0; i < g->n; i++)
+        if (chosen[i]) {
+            l->b = take(ad, at, g->p[i].w.rows, ad->cfg.r);
+            g->p[i].lora = l;
+            add_views(ad, &g->p[i], l++);
+        }
+    ad->n_loras = (int)(l - ad->loras);
+}
+
+/* chosen[]: one flag per projection in order. Returns the number of parameters, or -1. */
+static int64_t choose(const lora_config *cfg, const proj_group_ref *groups, int n_groups, bool *chosen, int *modules) {
+    int64_t n = 0;
+    int k = 0;
+    *modules = 0;
+    for (int g = 0; g < n_groups; g++)
+        for (int i = 0; i < groups[g].n; i++, k++) {
+            const proj *p = &groups[g].p[i];
+            int matched = lora_config_matches(cfg, p->name);
+            if (matched < 0) return -1;
+            chosen[k] = matched;
+            if (!matched) continue;
+            int64_t small = p->w.rows < p->w.cols ? p->w.rows : p->w.cols;
+            if (cfg->r > small)
+                return fail(EXIT_USAGE, "lora_r: %d is more than the smaller side of '%s' [%ld, %ld]", cfg->r, p->name,
+                            (long)p->w.rows, (long)p->w.cols);
+            n += cfg->r * (p->w.rows + p->w.cols);
+            ++*modules;
+        }
+    return n;
+}
+
+int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, int n_groups, uint64_t seed, bool trainable,
+                   arena *run) {
+    *ad = (adapter){.cfg = *cfg};
+    *cfg = (lora_config){0};
+    int projs = 0, modules;
+    for (int g = 0; g < n_groups; g++) projs += groups[g].n;
+    bool *chosen = xcalloc((size_t)projs, sizeof *chosen);
+    ad->n = check_targets(&ad->cfg, groups, n_groups) ? -1 : choose(&ad->cfg, groups, n_groups, chosen, &modules);
+    if (ad->n > 0) {
+        ad->loras = xcalloc((size_t)modules, sizeof *ad->loras);
+        ad->param = arena_array(run, (size_t)ad->n, sizeof(float));
+        ad->grad = trainable ? arena_array(run, (size_t)ad->n, sizeof(float)) : NULL;
+        int64_t at = 0;
+        for (int g = 0, k = 0; g < n_groups; k += groups[g++].n) attach_group(ad, &groups[g], chosen + k, seed, &at);
+    } else if (ad->n == 0) fail(EXIT_USAGE, "lora_target_modules: no module of this model is chosen");
+    free(chosen);
+    return ad->n > 0 ? 0 : -1;
+}
+
+void adapter_init(adapter *ad, uint64_t seed) {
+    for (int v = 0; v < ad->n_views; v++) {
+        const param *p = &ad->views[v].p;
+        int64_t n = p->rows * p->cols;
+        if (v % 2) { /* B */
+            memset(p->val, 0, (size_t)n * sizeof *p->val);
+            continue;
+        }
+        float bound = 1 / sqrtf((float)p->cols);
+        uint64_t at = (uint64_t)(p->val - ad->param);
+        for (int64_t i = 0; i < n; i++)
+            p->val[i] = (2 * rng_uniform(seed, STREAM_INIT, at + (uint64_t)i) - 1) * bound;
+    }
+}
+
+void adapter_close(adapter *ad) {
+    for (int v = 0; v < ad->n_views; v++) free(ad->views[v].name);
+    free(ad->views);
+    free(ad->loras);
+    lora_config_free(&ad->cfg);
+    *ad = (adapter){0};
+}

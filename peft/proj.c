@@ -1,0 +1,201 @@
+/* Forward, for the projections i of a group (T rows):
+ *     h = scale * (x [A_0; A_1; ...]^T)            [T, sum r_i]   one product: x is read once
+ *     y_i = x W_i^T + bias_i + h_i B_i^T
+ * Backward:
+ *     dB_i += dy_i^T h_i        dh = scale * [dy_0 B_0, dy_1 B_1, ...]        dA += dh^T x        dx += sum dy_i W_i + dh A
+ * Kept: x (or its recipe) and h. There is no dW. With dropout every module has its own mask, made again from the counter
+ * in the backward pass, and the products with A run module by module. */
+#include "peft/proj.h"
+#include "autograd/ops.h"
+#include "core/error.h"
+
+typedef struct {
+    node head;
+    tensor *x, *y[PROJ_GROUP_MAX];
+    const proj *p;
+    int n;
+    const batch *b;
+    mat h;
+} proj_node;
+
+static int64_t rank_of(const proj *p) { return p->lora ? p->lora->a.rows : 0; }
+
+/* The A's of a group as one matrix, where they lie side by side and nothing is dropped; else rows == 0. */
+static param joint_a(const tape *t, const proj *p, int n) {
+    param joint = {0};
+    for (int i = 0; i < n; i++) {
+        const lora *l = p[i].lora;
+        if (!l) continue;
+        if (l->dropout > 0 && t->training) return (param){0};
+        if (!joint.val) joint = l->a;
+        else if (l->a.val == joint.val + joint.rows * joint.cols) joint.rows += l->a.rows;
+        else return (param){0};
+    }
+    return joint;
+}
+
+static mat dropped(tape *t, const lora *l, mat x, const batch *b) {
+    if (!(l->dropout > 0 && t->training)) return x;
+    mat y = tape_scratch(t, x.rows, x.cols);
+    dropout d = {l->dropout, l->seed, b->epoch, l->site, b->row_sample, b->pos};
+    t->k->be->dropout_fwd(t->k, y, x, &d);
+    return y;
+}
+
+static void zero_mat(kctx *k, mat m) { k->be->zero(k, m.data, (size_t)(m.rows * m.cols) * sizeof(float)); }
+
+/* h[:, cols of i] = scale_i * drop_i(x) A_i^T */
+static void project_down(tape *t, const proj *p, int n, mat x, const batch *b, mat h) {
+    kctx *k = t->k;
+    zero_mat(k, h);
+    param joint = joint_a(t, p, n);
+    if (joint.rows) {
+        weight a = param_weight(&joint);
+        k->be->weight_fwd(k, h, x, &a);
+    }
+    int64_t at = 0;
+    for (int i = 0; i < n; i++) {
+        const lora *l = p[i].lora;
+        if (!l) continue;
+        mat hi = mat_cols(h, at, l->a.rows);
+        if (!joint.rows) {
+            size_t mark = t->tmp->used;
+            weight a = param_weight(&l->a);
+            k->be->weight_fwd(k, hi, dropped(t, l, x, b), &a);
+            arena_release(t->tmp, mark);
+        }
+        k->be->scale(k, hi, hi, l->scale);
+        at += l->a.rows;
+    }
+}
+
+/* Gradients of B_i and dh (scaled) out of the dy_i; also dx's part through the frozen weights. */
+static void backward_up(tape *t, const proj_node *s, mat dx, mat dh) {
+    kctx *k = t->k;
+    int64_t at = 0;
+    if (dh.data) zero_mat(k, dh);
+    for (int i = 0; i < s->n; i++) {
+        const proj *p = &s->p[i];
+        int64_t r = rank_of(p);
+        mat dy = s->y[i]->grad;
+        if (dy.data && dx.data) k->be->weight_bwd(k, dx, dy, &p->w);
+        if (dy.data && r) {
+            mat dhi = mat_cols(dh, at, r);
+            weight b = param_weight(&p->lora->b);
+            k->be->weight_grad(k, param_grad(&p->lora->b), dy, mat_cols(s->h, at, r));
+            k->be->weight_bwd(k, dhi, dy, &b);
+            k->be->scale(k, dhi, dhi, p->lora->scale);
+        }
+        at += r;
+    }
+}
+
+/* Gradients of A_i and dx's part through the adapters, with a mask per module. */
+static void backward_down_dropped(tape *t, const proj_node *s, mat x, mat dx, mat dh) {
+    kctx *k = t->k;
+    int64_t at = 0;
+    for (int i = 0; i < s->n; i++) {
+        const lora *l = s->p[i].lora;
+        if (!l) continue;
+        size_t mark = t->tmp->used;
+        mat dhi = mat_cols(dh, at, l->a.rows);
+        k->be->weight_grad(k, param_grad(&l->a), dhi, dropped(t, l, x, s->b));
+        if (dx.data) {
+            mat d = tape_scratch(t, dx.rows, dx.cols);
+            weight a = param_weight(&l->a);
+            zero_mat(k, d);
+            k->be->weight_bwd(k, d, dhi, &a);
+            k->be->add(k, dx, dx, dropped(t, l, d, s->b));
+        }
+        arena_release(t->tmp, mark);
+        at += l->a.rows;
+    }
+}
+
+static void proj_backward(tape *t, node *n) {
+    proj_node *s = (proj_node *)n;
+    kctx *k = t->k;
+    mat dx = tape_grad(t, s->x), dh = mat_none();
+    if (s->h.cols) dh = tape_scratch(t, s->h.rows, s->h.cols);
+    backward_up(t, s, dx, dh);
+    if (!s->h.cols) return;
+    mat x = tape_value(t, s->x);
+    param joint = joint_a(t, s->p, s->n);
+    if (!joint.rows) {
+        backward_down_dropped(t, s, x, dx, dh);
+        return;
+    }
+    weight a = param_weight(&joint);
+    k->be->weight_grad(k, param_grad(&joint), dh, x);
+    if (dx.data) k->be->weight_bwd(k, dx, dh, &a);
+}
+
+void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y) {
+    kctx *k = t->k;
+    int64_t rows = x->val.rows, ranks = 0;
+    tensor *first = NULL; /* any result that needs a gradient carries the node */
+    CHECK(n <= PROJ_GROUP_MAX, "%d projections in a group", n);
+    for (int i = 0; i < n; i++) {
+        ranks += rank_of(&p[i]);
+        y[i] = tape_tensor(t, rows, p[i].w.rows, x->needs_grad || p[i].lora);
+        if (!first && y[i]->needs_grad) first = y[i];
+    }
+    size_t mark = t->tmp->used;
+    proj_node *s = first ? tape_record(t, sizeof *s, proj_backward, first) : NULL;
+    mat h = {.rows = rows};
+    if (ranks) {
+        h = s ? tape_tensor(t, rows, ranks, false)->val : tape_scratch(t, rows, ranks);
+        project_down(t, p, n, x->val, b, h);
+    }
+    int64_t at = 0;
+    for (int i = 0; i < n; i++) {
+        zero_mat(k, y[i]->val);
+        if (p[i].bias) k->be->add_bias(k, y[i]->val, p[i].bias);
+        k->be->weight_fwd(k, y[i]->val, x->val, &p[i].w);
+        int64_t r = rank_of(&p[i]);
+        if (r) {
+            weight up = param_weight(&p[i].lora->b);
+            k->be->weight_fwd(k, y[i]->val, mat_cols(h, at, r), &up);
+        }
+        at += r;
+        if (s) s->y[i] = y[i];
+    }
+    if (s) s->x = x, s->p = p, s->n = n, s->b = b, s->h = h;
+    arena_release(t->tmp, mark);
+}
+
+tensor *proj_forward(tape *t, const proj *p, tensor *x, const batch *b) {
+    tensor *y;
+    proj_group(t, p, 1, x, b, &y);
+    return y;
+}
+
+/* ---- test cases: parameters A_0, A_1, B_0, B_1 side by side, as adapter_attach lays them ---- */
+
+static tensor *case_run(op_fixture *f, tape *t, tensor **in, param *prm, int fmt, float drop) {
+    static const int lengths[] = {3, 4};
+    int64_t cols = in[0]->val.cols;
+    proj *p = tape_host(t, 2 * sizeof *p);
+    lora *l = tape_host(t, 2 * sizeof *l);
+    for (int i = 0; i < 2; i++) {
+        l[i] = (lora){prm[i], prm[2 + i], 0.5f + (float)i, drop, 7, (uint32_t)i + 1};
+        p[i] = (proj){.w = *fixture_weight(f, fmt, prm[2 + i].rows, cols), .lora = &l[i]};
+    }
+    p[1].bias = fixture_floats(f, p[1].w.rows, 0, 1);
+    tensor *y[2];
+    proj_group(t, p, 2, in[0], fixture_batch(f, lengths, 2), y);
+    return op_glu(t, y[0], y[1], ACT_SILU);
+}
+
+static tensor *f32_run(op_fixture *f, tape *t, tensor **in, param *p) { return case_run(f, t, in, p, FMT_F32, 0); }
+static tensor *nf4_run(op_fixture *f, tape *t, tensor **in, param *p) { return case_run(f, t, in, p, FMT_NF4, 0); }
+static tensor *drop_run(op_fixture *f, tape *t, tensor **in, param *p) { return case_run(f, t, in, p, FMT_F32, 0.3f); }
+
+/* The gated unit behind the group has second derivatives of order 1 in y, and y grows with sqrt(in): as op_glu, doubled. */
+#define SHAPES .in = {{7, 64}}, .param = {{4, 64}, {3, 64}, {24, 4}, {24, 3}}, .scale = 0.2f
+static const op_case cases[] = {
+    {.name = "two, f32", SHAPES, .run = f32_run, .fd_step = 0x1p-8, .fd_error = 2e-3},
+    {.name = "two, nf4", SHAPES, .run = nf4_run, .fd_step = 0x1p-8, .fd_error = 2e-3},
+    {.name = "two, dropout", SHAPES, .run = drop_run, .fd_step = 0x1p-8, .fd_error = 2e-3},
+};
+const op_cases op_proj_cases = {"proj", cases, 3};

@@ -1,0 +1,35 @@
+/* A projection: a frozen linear that may carry a low-rank adapter (LoRA, Hu et al. 2021). One type for every weight format,
+ * so there is no product of adapter kinds and formats.
+ *
+ *     y = x W^T + bias + scale * (dropout(x) A^T) B^T        W [out, in], A [r, in], B [out, r]
+ *
+ * as PEFT's lora.Linear: dropout on the adapter's input only, one mask per module; scale = alpha / r (rsLoRA:
+ * alpha / sqrt(r), Kalajdzievski 2023). */
+#ifndef PEFT_PEFT_PROJ_H
+#define PEFT_PEFT_PROJ_H
+
+#include "autograd/tape.h"
+
+typedef struct lora {
+    param a, b;    /* [r, in], [out, r]: views into the adapter's flat vectors */
+    float scale;
+    float dropout; /* probability; 0 = none */
+    uint64_t seed; /* of the dropout masks */
+    uint32_t site; /* which module: a hash of its name */
+} lora;
+
+typedef struct proj {
+    char *name; /* Hugging Face module path: "model.layers.0.self_attn.q_proj"; owned by the model */
+    weight w;
+    const float *bias; /* [out] or NULL */
+    const lora *lora;  /* NULL = bare; owned by the adapter */
+} proj;
+
+enum { PROJ_GROUP_MAX = 3 };
+
+/* y[i] = proj p[i] of x, i < n: x is read once for all the A's when they lie side by side in the adapter (adapter_attach
+ * lays them so) and drop nothing. Results live in act. */
+void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y);
+tensor *proj_forward(tape *t, const proj *p, tensor *x, const batch *b);
+
+#endif
