@@ -50,9 +50,11 @@ fetch() {
 }
 
 data() {
-    say "WordNet 3.0 ($wordnet): $(awk -v rows=2000 -v heldout=60 -v dir="$dir" -f scripts/demo_data.awk \
-        "$wordnet"/data.noun "$wordnet"/data.verb "$wordnet"/index.noun "$wordnet"/index.verb)" || return 1
+    local counts
+    counts=$(awk -v rows=2000 -v heldout=60 -v dir="$dir" -f scripts/demo_data.awk \
+        "$wordnet"/data.noun "$wordnet"/data.verb "$wordnet"/index.noun "$wordnet"/index.verb) || return 1
     head -n $scored "$dir/heldout.jsonl" >"$dir/scored.jsonl"
+    say "WordNet 3.0 ($wordnet): $counts"
     say "for example: $(sed -n 700p "$dir/train.jsonl" | sed 's/.*"assistant", "content": "\([^"]*\)".*/\1/')"
 }
 

@@ -16,18 +16,21 @@ import os
 import shutil
 import sys
 
-import numpy as np
-import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers import get_scheduler
-from peft import LoraConfig, PeftModel, get_peft_model
-
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "..", "scripts", "parity"))
+
+import numpy as np  # noqa: E402
+import reference  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_scheduler  # noqa: E402
+
 TRAIN = os.path.join(HERE, "tiny_train")
-STEPS, MICRO, ACCUMULATE = 20, 2, 2
-LR, WARMUP, DECAY, CLIP = 1e-3, 3, 0.01, 0.5
+BASE = "tests/golden/tiny_llama"
+SETTINGS = {"micro_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-3, "lr_scheduler": "cosine",
+            "warmup_steps": 3, "max_steps": 20, "weight_decay": 0.01, "max_grad_norm": 0.5,
+            "bnb_4bit_use_double_quant": True}
 
 TEMPLATE = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
 You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
@@ -83,36 +86,10 @@ def model_files(name, dtype, shard, seed, **kw):
     return out
 
 
-def load(path, nf4=False):
-    kw = dict(dtype=torch.float32, attn_implementation="eager")
-    if nf4:
-        kw["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32)
-        kw["device_map"] = "cpu"
-    m = AutoModelForCausalLM.from_pretrained(path, **kw)
-    if nf4:
-        check_nf4_is_fp32(m)
-    return m
-
-
-def check_nf4_is_fp32(m):
-    """bitsandbytes may take a low-precision kernel on some CPUs; the goldens are those of dequantise, then fp32."""
-    import bitsandbytes as bnb
-    for n, l in m.named_modules():
-        if isinstance(l, bnb.nn.Linear4bit):
-            w = bnb.functional.dequantize_4bit(l.weight.data, l.weight.quant_state)
-            x = torch.randn(5, w.shape[1], requires_grad=True)
-            got, want = l(x), x @ w.T
-            assert w.dtype == torch.float32 and got.dtype == torch.float32, n
-            assert torch.allclose(got, want, rtol=1e-5, atol=1e-5), (n, (got - want).abs().max())
-
-
 def logits_golden(name, model, seed):
     g = torch.Generator().manual_seed(seed)
     seqs = [torch.randint(0, 320, (n,), generator=g).tolist() for n in (1, 9, 24)]
-    with torch.no_grad():
-        rows = torch.cat([model(torch.tensor([s])).logits[0] for s in seqs])
+    rows = torch.cat([reference.logits(model, s) for s in seqs])
     rows.numpy().astype("<f4").tofile(os.path.join(HERE, name + "_logits.bin"))
     with open(os.path.join(HERE, name + "_logits.json"), "w") as f:
         json.dump({"dtype": "f32", "shape": list(rows.shape), "input_ids": seqs}, f)
@@ -123,7 +100,7 @@ def training_rows():
     """Rows of many lengths; most begin with masked tokens, one has a hole, one has every token as a target."""
     g = np.random.default_rng(7)
     rows = []
-    for i in range(STEPS * MICRO * ACCUMULATE):
+    for i in range(20 * 2 * 2):
         n = int(g.integers(3, 33))
         # learnable: a walk over the vocabulary from a random start with one of four strides
         start, stride = int(g.integers(0, 320)), int(g.choice([1, 2, 3, 7]))
@@ -142,77 +119,20 @@ def training_rows():
     return rows
 
 
-def initial_adapter(base):
-    """Both A and B random, so that the first step already has gradients in both."""
-    torch.manual_seed(11)
-    model = get_peft_model(load(base), LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear",
-                                                  task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        for n, p in model.named_parameters():
-            if "lora_" in n:
-                p.copy_(torch.randn(p.shape) * (0.04 if "lora_A" in n else 0.025))
-    out = os.path.join(TRAIN, "adapter_init")
-    save_adapter(model, out)
-    return out
-
-
-def save_adapter(model, out):
-    shutil.rmtree(out, ignore_errors=True)
-    model.peft_config["default"].base_model_name_or_path = "tests/golden/tiny_llama"
-    model.save_pretrained(out)
-    os.remove(os.path.join(out, "README.md"))
-    path = os.path.join(out, "adapter_config.json")
-    with open(path) as f:
-        config = json.load(f)
-    config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
-    with open(path, "w") as f:
-        json.dump(config, f, indent=2, sort_keys=True)
-        f.write("\n")
-    os.chmod(os.path.join(out, "adapter_model.safetensors"), 0o644)
-
-
-def train(model, rows):
-    """The contract: loss = sum over a step's targets / their number; one division for the whole accumulation."""
-    params = [p for p in model.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(params, lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=DECAY)
-    sched = get_scheduler("cosine", opt, num_warmup_steps=WARMUP, num_training_steps=STEPS)
-    per_step, log, first = MICRO * ACCUMULATE, [], None
-    for step in range(STEPS):
-        group = rows[step * per_step:(step + 1) * per_step]
-        targets = sum(sum(l != -100 for l in r["labels"][1:]) for r in group)
-        total = 0.0
-        opt.zero_grad()
-        for r in group:
-            ids, labels = torch.tensor([r["input_ids"]]), torch.tensor(r["labels"])
-            logits = model(input_ids=ids).logits[0]
-            loss = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], ignore_index=-100, reduction="sum")
-            (loss / targets).backward()
-            total += loss.item()
-        if step == 0:
-            first = {n.replace(".default", ""): p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-        norm = torch.nn.utils.clip_grad_norm_(params, CLIP).item()
-        log.append({"step": step + 1, "loss": total / targets, "learning_rate": sched.get_last_lr()[0],
-                    "grad_norm": norm, "target_tokens": targets, "tokens": sum(len(r["input_ids"]) for r in group)})
-        opt.step()
-        sched.step()
-    return log, first
-
-
-def training_golden(name, base, rows, adapter, nf4):
+def training_golden(name, base, rows, nf4):
+    settings = dict(SETTINGS, load_in_4bit=nf4)
     torch.manual_seed(0)
-    model = PeftModel.from_pretrained(load(base, nf4), adapter, is_trainable=True)
-    log, first = train(model, rows)
-    settings = {"micro_batch_size": MICRO, "gradient_accumulation_steps": ACCUMULATE, "learning_rate": LR,
-                "lr_scheduler": "cosine", "warmup_steps": WARMUP, "max_steps": STEPS, "weight_decay": DECAY,
-                "max_grad_norm": CLIP, "load_in_4bit": nf4, "bnb_4bit_use_double_quant": nf4}
+    model = reference.with_adapter(reference.load(base, nf4), os.path.join(TRAIN, "adapter_init"), trainable=True)
+    log, first = reference.train(model, rows, settings)
     with open(os.path.join(TRAIN, name + ".json"), "w") as f:
         f.write("{\"settings\": " + json.dumps(settings) + ",\n \"steps\": [\n")
         f.write(",\n".join("  " + json.dumps(s) for s in log) + "\n ]}\n")
-    save_file(first, os.path.join(TRAIN, name + "_grad.safetensors"), metadata={"format": "pt"})
-    os.chmod(os.path.join(TRAIN, name + "_grad.safetensors"), 0o644)
-    save_adapter(model, os.path.join(TRAIN, name + "_final"))
+    grads = os.path.join(TRAIN, name + "_grad.safetensors")
+    save_file(first, grads, metadata={"format": "pt"})
+    os.chmod(grads, 0o644)
+    reference.save_adapter(model, os.path.join(TRAIN, name + "_final"), BASE)
     print(f"{name}: loss {log[0]['loss']:.4f} -> {log[-1]['loss']:.4f}, "
-          f"clipped in {sum(s['grad_norm'] > CLIP for s in log)} of {STEPS} steps")
+          f"clipped in {sum(s['grad_norm'] > settings['max_grad_norm'] for s in log)} of {settings['max_steps']} steps")
 
 
 def schedule_golden():
@@ -259,13 +179,14 @@ def main():
                        rope_theta=10000.0, tie_word_embeddings=False)
     tied = model_files("tiny_tied", torch.bfloat16, "150KB", seed=2, num_attention_heads=2, num_key_value_heads=1,
                        rope_theta=500000.0, tie_word_embeddings=True)
-    logits_golden("tiny_llama", load(base), seed=3)
-    logits_golden("tiny_tied", load(tied), seed=4)
-    logits_golden("tiny_llama_nf4", load(base, nf4=True), seed=3)
+    logits_golden("tiny_llama", reference.load(base), seed=3)
+    logits_golden("tiny_tied", reference.load(tied), seed=4)
+    logits_golden("tiny_llama_nf4", reference.load(base, nf4=True), seed=3)
     rows = training_rows()
-    adapter = initial_adapter(base)
-    training_golden("lora", base, rows, adapter, nf4=False)
-    training_golden("qlora", base, rows, adapter, nf4=True)
+    reference.random_adapter(reference.load(base), os.path.join(TRAIN, "adapter_init"), BASE, r=4, alpha=8, seed=11,
+                             a_scale=0.04, b_scale=0.025)
+    training_golden("lora", base, rows, nf4=False)
+    training_golden("qlora", base, rows, nf4=True)
 
 
 if __name__ == "__main__":
