@@ -1,8 +1,9 @@
 /* GGUF's K-quants, super-blocks of 256 elements whose sub-blocks have integer scales under one fp16 scale.
- *     Q4_K, Q5_K: 8 sub-blocks of 32, w = fl(fl(d sc) q) - fl(dmin mn), sc and mn of 6 bits
- *     Q6_K: 16 sub-blocks of 16, w = fl(d sc) (q - 32), sc int8
+ *     Q4_K, Q5_K: 8 sub-blocks of 32, w = d sc q - dmin mn, sc and mn of 6 bits
+ *     Q6_K: 16 sub-blocks of 16, w = d sc (q - 32), sc int8
  * Layout in bytes: Q4_K d dmin scales[12] qs[128]; Q5_K d dmin scales[12] qh[32] qs[128]; Q6_K ql[128] qh[64]
- * scales[16] d. Source: ggml's block definitions; bits are those of gguf-py (gguf/quants.py). */
+ * scales[16] d. Source: ggml's block definitions; bits are those of gguf-py (gguf/quants.py). Every product is exact in
+ * fp32 (11 + 6 + 5 bits, 11 + 7 + 5 bits): only the subtraction rounds, and FMA keeps the bits. */
 #include "kernels/fmt.h"
 
 enum { N = 256 };
@@ -62,9 +63,12 @@ static void q6_k_blocks(const uint8_t *restrict b, int64_t blocks, float *restri
             for (int l = 0; l < 32; l++) q[l + 64] = (int8_t)((ql[l] >> 4 | (qh[l] & 48)) - 32);
             for (int l = 0; l < 32; l++) q[l + 96] = (int8_t)((ql[l + 32] >> 4 | (qh[l] & 192) >> 2) - 32);
         }
-        for (int s = 0; s < 16; s++) {
-            const float scale = d * (float)(int8_t)b[192 + s];
-            for (int l = 0; l < 16; l++) out[16 * s + l] = scale * (float)v[16 * s + l];
+        for (int i = 0; i < 8;
+             i++) { /* two sub-blocks at a time: gcc vectorises a loop over 32, it unrolls one over 16 */
+            const float s0 = d * (float)(int8_t)b[192 + 2 * i], s1 = d * (float)(int8_t)b[193 + 2 * i];
+            float scale[32];
+            for (int l = 0; l < 16; l++) scale[l] = s0, scale[l + 16] = s1;
+            for (int l = 0; l < 32; l++) out[32 * i + l] = scale[l] * (float)v[32 * i + l];
         }
     }
 }

@@ -1,47 +1,53 @@
 /* GGUF's formats with blocks of 32 elements: an fp16 scale d (and minimum m), then 4, 5 or 8 bits an element.
- *     Q4_0, Q5_0, Q8_0: w = d (q - 8 | 16 | 0)        Q4_1, Q5_1: w = fl(d q) + m, two roundings
+ *     Q4_0, Q5_0, Q8_0: w = d (q - 8 | 16 | 0)        Q4_1, Q5_1: w = d q + m
  * Byte j of qs holds element j in its low and j + 16 in its high nibble; the fifth bits are qh, bit j of element j.
- * Source: ggml's reference quantisers; bits are those of gguf-py (gguf/quants.py), which never contracts to FMA. */
+ * Source: ggml's reference quantisers; bits are those of gguf-py (gguf/quants.py). The product of
+ * 11 and at most 8 bits is exact in fp32, so a fused kernel may use FMA and keep the bits. */
 #include "kernels/fmt.h"
 #include <math.h>
 
 enum { N = 32, H = 16 };
 
+/* q[32] = the 4-bit values. Unpacking to bytes first lets the loop over 32 floats vectorise (gcc unrolls one over 16).
+ */
+static inline void four_bits(const uint8_t *qs, uint8_t *restrict q) {
+    for (int j = 0; j < H; j++) q[j] = qs[j] & 15;
+    for (int j = 0; j < H; j++) q[j + H] = qs[j] >> 4;
+}
+
+/* Adds the fifth bits. A shift by j does not vectorise, a byte repeated and tested against its bit does. */
+static inline void fifth_bits(const uint8_t *qh, uint8_t *restrict q) {
+    static const uint8_t bit[N] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128,
+                                   1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    uint8_t rep[N];
+    for (int i = 0; i < 4; i++) memset(rep + 8 * i, qh[i], 8);
+    for (int j = 0; j < N; j++) q[j] |= (uint8_t)((rep[j] & bit[j]) ? 16 : 0);
+}
+
 static void q4_0_blocks(const uint8_t *restrict b, int64_t blocks, float *restrict out) {
     for (; blocks > 0; blocks--, b += 18, out += N) {
         const float d = fmt_f16(b);
-        for (int j = 0; j < H; j++) {
-            out[j] = d * (float)((b[2 + j] & 15) - 8);
-            out[j + H] = d * (float)((b[2 + j] >> 4) - 8);
-        }
+        uint8_t q[N];
+        four_bits(b + 2, q);
+        for (int j = 0; j < N; j++) out[j] = d * (float)(q[j] - 8);
     }
 }
 
 static void q4_1_blocks(const uint8_t *restrict b, int64_t blocks, float *restrict out) {
     for (; blocks > 0; blocks--, b += 20, out += N) {
         const float d = fmt_f16(b), m = fmt_f16(b + 2);
-        for (int j = 0; j < H; j++) {
-            out[j] = d * (float)(b[4 + j] & 15) + m;
-            out[j + H] = d * (float)(b[4 + j] >> 4) + m;
-        }
+        uint8_t q[N];
+        four_bits(b + 4, q);
+        for (int j = 0; j < N; j++) out[j] = d * (float)q[j] + m;
     }
-}
-
-/* q[32] = the 5-bit values. A shift by j does not vectorise, a byte repeated and tested against its bit does. */
-static inline void five_bits(const uint8_t *qh, const uint8_t *qs, uint8_t *restrict q) {
-    static const uint8_t bit[N] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128,
-                                   1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    uint8_t rep[N];
-    for (int i = 0; i < 4; i++) memset(rep + 8 * i, qh[i], 8);
-    for (int j = 0; j < H; j++) q[j] = (uint8_t)((qs[j] & 15) | ((rep[j] & bit[j]) ? 16 : 0));
-    for (int j = 0; j < H; j++) q[j + H] = (uint8_t)(qs[j] >> 4 | ((rep[j + H] & bit[j + H]) ? 16 : 0));
 }
 
 static void q5_0_blocks(const uint8_t *restrict b, int64_t blocks, float *restrict out) {
     for (; blocks > 0; blocks--, b += 22, out += N) {
         const float d = fmt_f16(b);
         uint8_t q[N];
-        five_bits(b + 2, b + 6, q);
+        four_bits(b + 6, q);
+        fifth_bits(b + 2, q);
         for (int j = 0; j < N; j++) out[j] = d * (float)(q[j] - 16);
     }
 }
@@ -50,7 +56,8 @@ static void q5_1_blocks(const uint8_t *restrict b, int64_t blocks, float *restri
     for (; blocks > 0; blocks--, b += 24, out += N) {
         const float d = fmt_f16(b), m = fmt_f16(b + 2);
         uint8_t q[N];
-        five_bits(b + 4, b + 8, q);
+        four_bits(b + 8, q);
+        fifth_bits(b + 4, q);
         for (int j = 0; j < N; j++) out[j] = d * (float)q[j] + m;
     }
 }
@@ -76,7 +83,8 @@ static float extreme(const float *x) {
     return best;
 }
 
-/* max - min is `levels` steps; *min is the smallest element. A NaN is passed over. */
+/* max - min is `levels` steps; *min is the smallest element. A NaN is passed over. In a block of zeros of both signs the
+ * sign of *min is that of the first; numpy's follows its vector width. */
 static float step_of(const float *x, int levels, float *min) {
     float lo = INFINITY, hi = -INFINITY;
     for (int j = 0; j < N; j++) {

@@ -13,7 +13,7 @@
 #include "core/rng.h"
 #include "kernels/weight.h"
 
-enum { RECORDS = 16 };
+enum { RECORDS = 40 };
 typedef struct {
     char name[13];
     uint32_t bytes;
@@ -191,6 +191,27 @@ static void test_nf4_quant(void **state) {
     golden_free(&g);
 }
 
+static void test_nf4_cases(void **state) {
+    (void)state;
+    golden g = golden_read("nf4_cases");
+    assert_int_equal(g.n, 33);
+    for (int i = 0; i < g.n; i += 3) {
+        const int64_t n = g.r[i].bytes / 4;
+        const record *raw = &g.r[i + 1], *absmax = &g.r[i + 2];
+        assert_int_equal(raw->bytes, nf4_data_bytes(n));
+        uint8_t *codes = malloc(raw->bytes);
+        float *scale = malloc(absmax->bytes);
+        nf4_quant(g.r[i].data, n, codes, scale);
+        for (uint32_t k = 0; k < raw->bytes; k++)
+            if (codes[k] != ((const uint8_t *)raw->data)[k])
+                fail_msg("%s: byte %u is %02x, expected %02x", g.r[i].name, k, codes[k], ((uint8_t *)raw->data)[k]);
+        same_floats(absmax->name, scale, absmax->data, absmax->bytes / 4);
+        free(codes);
+        free(scale);
+    }
+    golden_free(&g);
+}
+
 static void test_nf4_dequant(void **state) {
     (void)state;
     golden g = golden_read("nf4");
@@ -246,10 +267,10 @@ static void test_nf4_scales(void **state) {
     uint8_t mine[600];
     float mine_nested[3];
     const float mean = nf4_quant_scales(absmax, n, mine, mine_nested);
-    assert_true(abs((int)bits_of(mean) - (int)bits_of(offset)) <= 1); /* torch's order of summation is not fixed */
-    for (int i = 0; i < 3; i++) assert_true(abs((int)bits_of(mine_nested[i]) - (int)bits_of(nested[i])) <= 2);
+    same_floats("offset", &mean, &offset, 1);
+    same_floats("nested absmax", mine_nested, nested, 3);
     for (int64_t i = 0; i < n; i++)
-        if (abs(mine[i] - code[i]) > 1) fail_msg("code %lld is %d, expected %d", (long long)i, mine[i], code[i]);
+        if (mine[i] != code[i]) fail_msg("code %lld is %d, expected %d", (long long)i, mine[i], code[i]);
     golden_free(&g);
 }
 
@@ -335,10 +356,11 @@ static void test_unpermute(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ggml_dequant), cmocka_unit_test(test_ggml_quant), cmocka_unit_test(test_f32),
-        cmocka_unit_test(test_halves),       cmocka_unit_test(test_nf4_quant),  cmocka_unit_test(test_nf4_dequant),
-        cmocka_unit_test(test_nf4_bytes),    cmocka_unit_test(test_nf4_scales), cmocka_unit_test(test_nf4_scales_flat),
-        cmocka_unit_test(test_hostile),      cmocka_unit_test(test_lookup),     cmocka_unit_test(test_unpermute),
+        cmocka_unit_test(test_ggml_dequant),    cmocka_unit_test(test_ggml_quant), cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_halves),          cmocka_unit_test(test_nf4_quant),  cmocka_unit_test(test_nf4_cases),
+        cmocka_unit_test(test_nf4_dequant),     cmocka_unit_test(test_nf4_bytes),  cmocka_unit_test(test_nf4_scales),
+        cmocka_unit_test(test_nf4_scales_flat), cmocka_unit_test(test_hostile),    cmocka_unit_test(test_lookup),
+        cmocka_unit_test(test_unpermute),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,6 +35,7 @@ def floats(rng, n):
     x[128:160] = np.arange(32) / 2 - 8
     x[160:192] = np.where(np.arange(32) % 2 == 0, 3, -3)
     x[192:224] = np.float32(1e-8) * x[192:224]
+    x[224:256] = -0.0
     return x
 
 
@@ -63,12 +64,18 @@ def ggml_formats():
         save(name, shape=shape, x=x, raw=raw, y=gguf.dequantize(raw, kind).astype(np.float32).reshape(-1))
 
 
-def nf4_input():
+def nf4_edge():
+    """The thresholds and their neighbours, then the 1 that makes them so."""
     codes = bnb.get_4bit_type("nf4", device="cpu")
     ties = ((codes[1:] + codes[:-1]) / 2).numpy()
-    near = np.concatenate([ties, np.nextafter(ties, np.float32(2)), np.nextafter(ties, np.float32(-2))])
     edge = np.zeros(64, np.float32)
-    edge[:45], edge[63] = near, 1
+    edge[:45] = np.concatenate([ties, np.nextafter(ties, np.float32(2)), np.nextafter(ties, np.float32(-2))])
+    edge[63] = 1
+    return edge
+
+
+def nf4_input():
+    edge = nf4_edge()
     rng = np.random.default_rng(4)
     x = rng.standard_normal(64 * 17 + 37).astype(np.float32)
     x[64:128] = 0
@@ -96,12 +103,31 @@ def nf4():
     save("nf4", **records)
 
 
+def nf4_cases():
+    """Inputs that take the rare ways: values that are no numbers, short blocks of zeros, of ties, of one element."""
+    rng = np.random.default_rng(6)
+    odd = rng.standard_normal(64 * 5 + 9).astype(np.float32)
+    odd[[3, 70, 140, 200, 322]] = [np.nan, np.inf, -np.inf, 3e38, np.inf]
+    inexact = np.concatenate([nf4_edge() * np.float32(1 + k / 7) for k in range(4)])  # x / s is not x * (1 / s)
+    tails = [nf4_edge()[1:] * np.float32(1 + k / 7) for k in range(4)]
+    cases = [odd, np.zeros(5), np.zeros(64 * 2 + 1), [1e-40, -1e-39, 2e-38], [-0.3], [1e-45], inexact, *tails]
+    records = {}
+    for i, x in enumerate(cases):
+        x = np.asarray(x, np.float32)
+        raw, state = bnb.quantize_4bit(torch.from_numpy(x), blocksize=64, quant_type="nf4")
+        records |= {f"x{i}": x, f"raw{i}": raw.numpy(), f"absmax{i}": state.absmax.numpy()}
+    save("nf4_cases", **records)
+
+
 def scales():
-    """Double quantisation by itself: three blocks of scales, the last one cut short."""
-    rng = np.random.default_rng(5)
-    absmax = (np.abs(rng.standard_normal(600)) * 0.03 + 0.01).astype(np.float32)
+    """Double quantisation by itself: three blocks of scales, the last one cut short; deviations of all magnitudes."""
+    rng = np.random.default_rng(13)
+    sign = rng.choice([-1, 1], 600)
+    absmax = (0.04 + sign * 0.03 * 10.0 ** rng.uniform(-5, 0, 600)).astype(np.float32)
     t = torch.from_numpy(absmax)
     offset = t.mean()
+    # the order of torch's sum follows the machine: keep to inputs where it is the rounded true mean
+    assert offset.numpy() == np.float32(absmax.astype(np.float64).mean())
     code, state = bnb.quantize_blockwise(t - offset, blocksize=256)
     back = bnb.dequantize_blockwise(code, state) + offset
     save("scales", absmax=absmax, offset=offset.numpy(), code=code.numpy(), nested=state.absmax.numpy(),
@@ -111,4 +137,5 @@ def scales():
 if __name__ == "__main__":
     ggml_formats()
     nf4()
+    nf4_cases()
     scales()
