@@ -83,8 +83,8 @@ static float extreme(const float *x) {
     return best;
 }
 
-/* max - min is `levels` steps; *min is the smallest element. A NaN is passed over. In a block of zeros of both signs the
- * sign of *min is that of the first; numpy's follows its vector width. */
+/* max - min is `levels` steps; *min is the smallest element. A NaN is passed over. In a block of zeros of both signs
+ * the sign of *min is that of the first; numpy's follows its vector width. */
 static float step_of(const float *x, int levels, float *min) {
     float lo = INFINITY, hi = -INFINITY;
     for (int j = 0; j < N; j++) {
