@@ -48,7 +48,7 @@ static int fail_no_match(const lora_config *cfg, const char *target, const proj_
 static int check_targets(const lora_config *cfg, const proj_group_ref *groups, int n_groups) {
     for (int k = 0; k < cfg->targets.n && !cfg->all_linear; k++) {
         lora_config one = *cfg;
-        one.targets = (string_list){&cfg->targets.item[k], 1};
+        one.targets = (string_list){.item = &cfg->targets.item[k], .n = 1};
         int matched = 0;
         for (int g = 0; g < n_groups && !matched; g++)
             for (int i = 0; i < groups[g].n && !matched; i++)
