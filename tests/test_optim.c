@@ -1,4 +1,5 @@
 /* Schedules against transformers' get_scheduler and AdamW against torch.optim.AdamW (tests/golden/make_tiny.py). */
+#include "core/file.h"
 #include "core/json.h"
 #include "kernels/ref/ref.h"
 #include "optim/adamw.h"

@@ -1,0 +1,66 @@
+#include "model/session.h"
+#include "core/error.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+enum { HOST_BYTES = 64 << 20 }; /* addresses; pages are touched as nodes are made, some KB a layer */
+
+int session_plan(session *s) {
+    *s = (session){.k = {.be = &backend_plan, .threads = 1}};
+    arena_plan(&s->run, "run");
+    arena_plan(&s->act, "act");
+    arena_plan(&s->tmp, "tmp");
+    return arena_open(&s->host, "host", HOST_BYTES);
+}
+
+int session_open(session *s, const session *planned, const char *backend_name, int threads) {
+    *s = (session){.k = {.be = backend_open(backend_name), .threads = threads ? threads : omp_get_num_procs()}};
+    if (!s->k.be) return -1;
+    if (s->k.threads > THREADS_MAX) s->k.threads = THREADS_MAX;
+    s->k.scratch_bytes = (backend_scratch(s->k.threads) + 63) / 64 * 64;
+    s->k.scratch = aligned_alloc(64, s->k.scratch_bytes);
+    if (!s->k.scratch) return fail(EXIT_MEMORY, "memory for kernel scratch: %zu bytes", s->k.scratch_bytes);
+    return arena_open(&s->run, "run", planned->run.peak) || arena_open(&s->act, "act", planned->act.peak) ||
+                   arena_open(&s->tmp, "tmp", planned->tmp.peak) || arena_open(&s->host, "host", planned->host.peak)
+               ? -1
+               : 0;
+}
+
+void session_close(session *s) {
+    adapter_close(&s->ad);
+    model_close(&s->m);
+    arena_close(&s->run), arena_close(&s->act), arena_close(&s->tmp), arena_close(&s->host);
+    free(s->k.scratch);
+    *s = (session){0};
+}
+
+int session_load(session *s, const model_source *src, const model_options *o, lora_config *lora, uint64_t seed, bool trainable) {
+    if (model_open(&s->m, src, o, &s->run)) return -1;
+    if (!lora) return 0;
+    if (adapter_attach(&s->ad, lora, s->m.groups, s->m.n_groups, seed, trainable, &s->run)) return -1;
+    model_find_trainable(&s->m);
+    return 0;
+}
+
+tape session_tape(session *s, bool training, bool checkpoint) {
+    arena_release(&s->act, 0), arena_release(&s->tmp, 0), arena_release(&s->host, 0);
+    return tape_begin(&s->k, &s->act, &s->tmp, &s->host, training, checkpoint);
+}
+
+tokenizer *model_tokenizer(const model_source *src, const char *other) {
+    if (other && !path_is_dir(other)) {
+        fail(EXIT_USAGE, "tokenizer: '%s' is not a directory", other);
+        return NULL;
+    }
+    if (other) return tokenizer_open_dir(other);
+    return src->is_gguf ? tokenizer_open_gguf(&src->g) : tokenizer_open_dir(src->path);
+}
+
+uint64_t peak_rss_bytes(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (uint64_t)u.ru_maxrss * 1024;
+}

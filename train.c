@@ -1,0 +1,314 @@
+/* ./train CONFIG.yaml [--key=value ...]: fine-tunes an adapter on a frozen base.
+ *
+ *     YAML -> config -> dataset -> tokens -> packed batch -> model_forward on the tape -> head loss
+ *          -> tape_backward -> adapter gradient (one flat vector) -> AdamW -> adapter files
+ *
+ * One call per arrow; what a step allocates was counted before the first one (see plan). */
+#include "core/config.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/progress.h"
+#include "data/dataset.h"
+#include "model/session.h"
+#include "optim/adamw.h"
+#include "optim/schedule.h"
+#include "train_log.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct trainer {
+    config cfg;
+    model_source src;
+    tokenizer *tok;
+    dataset ds;
+    session s;
+    adamw opt;
+    lr_schedule lr;
+    batch b;
+    int32_t *rows, *target; /* of one batch's targets; host, [rows_max] */
+    float *row_weight;
+    int steps, steps_per_epoch; /* of the run; of its first epoch */
+    const char *gradients;      /* --dump-gradients=FILE or NULL */
+    train_log log;
+} trainer;
+
+/* ---- one step ---- */
+
+static void forward(trainer *t, tape *tp, step_sums *sums) {
+    tensor *h = model_forward(tp, &t->s.m, &t->b, NULL);
+    float *logprob = arena_array(&t->s.act, (size_t)t->b.targets, sizeof *logprob);
+    model_loss(tp, &t->s.m, h, &t->b, t->rows, t->target, t->row_weight, logprob, sums);
+}
+
+static void forward_backward(trainer *t, step_sums *sums) {
+    tape tp = session_tape(&t->s, true, t->cfg.gradient_checkpointing);
+    forward(t, &tp, sums);
+    tape_backward(&tp);
+}
+
+static double evaluate(trainer *t) {
+    step_sums sums = {0};
+    for (int i = 0; i < dataset_eval_batches(&t->ds); i++) {
+        dataset_eval_batch(&t->ds, i, &t->b);
+        tape tp = session_tape(&t->s, false, false);
+        forward(t, &tp, &sums);
+    }
+    return sums.weight > 0 ? sums.loss / sums.weight : NAN;
+}
+
+/* ---- before the first step ---- */
+
+static lora_config adapter_config(const trainer *t, int *bad) {
+    lora_config l;
+    *bad = lora_config_from(&l, &t->cfg);
+    return l;
+}
+
+/* The same code for the plan and for the run: base, adapter, optimiser. */
+static int build(trainer *t) {
+    const config *c = &t->cfg;
+    int bad;
+    lora_config l = adapter_config(t, &bad);
+    model_options o = {c->load_in_4bit, c->bnb_4bit_use_double_quant, t->b.rows_max < c->sequence_len ? t->b.rows_max : c->sequence_len};
+    if (bad || session_load(&t->s, &t->src, &o, &l, (uint64_t)c->seed, true)) return -1;
+    adamw_open(&t->opt, t->s.ad.param, t->s.ad.grad, t->s.ad.n, &t->s.k, &t->s.run);
+    t->opt.beta1 = c->adam_beta1, t->opt.beta2 = c->adam_beta2, t->opt.eps = c->adam_epsilon;
+    t->opt.weight_decay = c->weight_decay, t->opt.max_norm = c->max_grad_norm;
+    return 0;
+}
+
+/* The largest batch that the data can make: every row a target. */
+static void worst_batch(trainer *t) {
+    batch_clear(&t->b);
+    int seqs = t->b.seqs_max, rows = t->b.rows_max;
+    int32_t *ids = xcalloc((size_t)rows, sizeof *ids);
+    for (int s = 0; s < seqs && t->b.rows < rows; s++) {
+        int n = s + 1 < seqs ? (rows - t->b.rows) / (seqs - s) : rows - t->b.rows;
+        if (n) batch_add(&t->b, ids, ids, n, 0);
+    }
+    for (int i = 0; i < t->b.rows; i++) t->b.target[i] = 0;
+    t->b.targets = t->b.rows;
+    free(ids);
+}
+
+/* Runs build and the worst step on backend "plan", prints what they took, and opens a session of exactly that. */
+static int plan_and_open(trainer *t) {
+    step_sums sums = {0};
+    if (session_plan(&t->s) || build(t)) return -1;
+    worst_batch(t);
+    forward_backward(t, &sums);
+    session planned = t->s;
+    if (session_open(&t->s, &planned, t->cfg.backend, (int)t->cfg.threads)) return -1;
+    train_log_plan(&t->s, &planned, &t->src, t->b.rows);
+    session_close(&planned);
+    return build(t);
+}
+
+static int open_text(trainer *t, const chat_template **chat) {
+    const config *c = &t->cfg;
+    bool text = false, chats = false;
+    for (int i = 0; i < c->datasets.n; i++) {
+        const char *type = c->datasets.item[i].type;
+        text |= strcmp(type, "tokenized") != 0;
+        chats |= !strcmp(type, "chat_template") || !strcmp(type, "sharegpt");
+    }
+    *chat = NULL;
+    if (text && !(t->tok = model_tokenizer(&t->src, c->tokenizer))) return -1;
+    if (!chats) return 0;
+    const char *name = c->chat_template;
+    if (name && strcmp(name, "tokenizer_default")) {
+        *chat = chat_template_by_name(name);
+        return *chat ? 0 : fail(EXIT_USAGE, "%s: key 'chat_template': '%s' is not known", c->path, name);
+    }
+    if (!tokenizer_template(t->tok)) return fail(EXIT_INPUT, "%s: no chat template; name one with chat_template", t->src.path);
+    return (*chat = chat_template_find(tokenizer_template(t->tok), t->src.path)) ? 0 : -1;
+}
+
+static int steps_of(int batches, int accumulate) { return (batches + accumulate - 1) / accumulate; }
+
+/* Steps of the whole run: max_steps, or whole and broken epochs (each epoch's last accumulation may be partial). */
+static void count_steps(trainer *t) {
+    const config *c = &t->cfg;
+    double left = c->num_epochs;
+    int accumulate = (int)c->gradient_accumulation_steps;
+    t->steps_per_epoch = steps_of(dataset_begin_epoch(&t->ds, 0), accumulate);
+    if (c->max_steps != CONFIG_UNSET) {
+        t->steps = (int)c->max_steps;
+        return;
+    }
+    for (int epoch = 0; left > 0; epoch++, left -= 1) {
+        int n = steps_of(dataset_begin_epoch(&t->ds, epoch), accumulate);
+        t->steps += left >= 1 ? n : (int)ceil(left * n);
+    }
+}
+
+static void set_schedule(trainer *t) {
+    const config *c = &t->cfg;
+    int kind = 0;
+    while (strcmp(lr_names[kind], c->lr_scheduler)) kind++;
+    int warmup = config_is_set(c, "warmup_steps") ? (int)c->warmup_steps : (int)ceil(c->warmup_ratio * t->steps);
+    t->lr = (lr_schedule){(lr_kind)kind, c->learning_rate, warmup, t->steps};
+}
+
+static int open_trainer(trainer *t) {
+    const config *c = &t->cfg;
+    const chat_template *chat;
+    if (model_source_open(&t->src, c->base_model) || open_text(t, &chat)) return -1;
+    if (c->sequence_len > t->src.hp.context)
+        return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path, (long)c->sequence_len,
+                    (long)t->src.hp.context, c->base_model);
+    if (dataset_open(&t->ds, c, t->tok, chat, (int)t->src.hp.vocab)) return -1;
+    dataset_summary(&t->ds, stdout);
+    int rows = dataset_rows_max(&t->ds);
+    if (batch_open(&t->b, rows, dataset_seqs_max(&t->ds))) return -1;
+    t->rows = xcalloc((size_t)rows, sizeof *t->rows), t->target = xcalloc((size_t)rows, sizeof *t->target);
+    t->row_weight = xcalloc((size_t)rows, sizeof *t->row_weight);
+    count_steps(t);
+    set_schedule(t);
+    if (plan_and_open(t)) return -1;
+    if (c->lora_model_dir) {
+        if (adapter_load(&t->s.ad, c->lora_model_dir)) return -1;
+    } else adapter_init(&t->s.ad, (uint64_t)c->seed);
+    train_log_params(t->s.ad.n, model_params(&t->s.m));
+    return 0;
+}
+
+/* ---- the run ---- */
+
+static int dump_gradients(trainer *t, const step_sums *sums) {
+    adapter *ad = &t->s.ad;
+    float *mean = xcalloc((size_t)ad->n, sizeof *mean);
+    for (int64_t i = 0; i < ad->n; i++) mean[i] = (float)((double)ad->grad[i] / sums->weight);
+    int bad = adapter_save_vector(ad, mean, t->gradients);
+    free(mean);
+    return bad;
+}
+
+/* Accumulates micro-batches [first, last) of this epoch and steps the optimiser. */
+static int train_step(trainer *t, int step, int first, int last, train_row *row) {
+    kctx *k = &t->s.k;
+    step_sums sums = {0};
+    k->be->zero(k, t->s.ad.grad, (size_t)t->s.ad.n * sizeof(float));
+    for (int i = first; i < last; i++) {
+        dataset_batch(&t->ds, i, &t->b);
+        forward_backward(t, &sums);
+        row->tokens += t->b.rows;
+    }
+    if (step == 0 && t->gradients && dump_gradients(t, &sums)) return -1;
+    row->learning_rate = lr_at(&t->lr, step);
+    row->grad_norm = adamw_step(&t->opt, k, row->learning_rate, &sums);
+    row->loss = sums.loss / sums.weight;
+    row->targets = sums.targets;
+    if (sums.nonfinite)
+        return fail(EXIT_DIVERGED, "step %d: loss %g, gradient norm %g: not finite; nothing was saved after it. Lower learning_rate "
+                                   "or look at the rows of this step", step + 1, row->loss, row->grad_norm);
+    return 0;
+}
+
+/* Whether something due every `every` steps (a count, or below 1 a fraction of the run; unset: per_epoch times an epoch) is
+ * due after step `done` (counted from 1). */
+static bool due(const trainer *t, double every, int64_t per_epoch, int done, bool epoch_ends) {
+    if (!isnan(every)) return done % (int)fmax(1, every < 1 ? ceil(every * t->steps) : every) == 0;
+    if (per_epoch == 0) return false;
+    if (per_epoch == CONFIG_UNSET || per_epoch == 1) return epoch_ends;
+    return done % (int)fmax(1, ceil((double)t->steps_per_epoch / (double)per_epoch)) == 0;
+}
+
+static int save_checkpoint(trainer *t, int done) {
+    char *dir = xprintf("%s/checkpoint-%d", t->cfg.output_dir, done);
+    int bad = adapter_save(&t->s.ad, dir);
+    free(dir);
+    return bad;
+}
+
+static int after_step(trainer *t, int done, double epoch, bool epoch_ends) {
+    const config *c = &t->cfg;
+    bool last = done == t->steps;
+    if (t->ds.n_eval && (last || due(t, c->eval_steps, c->evals_per_epoch, done, epoch_ends)))
+        if (train_log_eval(&t->log, done, epoch, evaluate(t))) return -1;
+    if (!last && due(t, c->save_steps, c->saves_per_epoch, done, epoch_ends)) return save_checkpoint(t, done);
+    return 0;
+}
+
+static int run(trainer *t) {
+    int accumulate = (int)t->cfg.gradient_accumulation_steps, step = 0;
+    if (t->ds.n_eval && train_log_eval(&t->log, 0, 0, evaluate(t))) return -1;
+    for (int epoch = 0; step < t->steps; epoch++) {
+        int batches = dataset_begin_epoch(&t->ds, epoch);
+        t->b.epoch = (uint32_t)epoch;
+        for (int first = 0; first < batches && step < t->steps; first += accumulate, step++) {
+            int last = first + accumulate < batches ? first + accumulate : batches;
+            train_row row = {.step = step + 1, .epoch = epoch + (double)last / batches};
+            if (train_step(t, step, first, last, &row) || train_log_step(&t->log, &row) ||
+                after_step(t, step + 1, row.epoch, last == batches))
+                return -1;
+        }
+    }
+    return 0;
+}
+
+static int train(trainer *t) {
+    const config *c = &t->cfg;
+    if (open_trainer(t) || path_make_dirs(c->output_dir) ||
+        train_log_open(&t->log, c->output_dir, t->steps, (int)c->logging_steps))
+        return -1;
+    int bad = run(t);
+    train_log_close(&t->log);
+    if (bad || adapter_save(&t->s.ad, c->output_dir)) return -1;
+    printf("adapter: %s/adapter_model.safetensors\n", c->output_dir);
+    return 0;
+}
+
+static void close_trainer(trainer *t) {
+    session_close(&t->s);
+    batch_close(&t->b);
+    free(t->rows), free(t->target), free(t->row_weight);
+    dataset_close(&t->ds);
+    tokenizer_close(t->tok);
+    model_source_close(&t->src);
+    config_close(&t->cfg);
+}
+
+static int usage(FILE *f, int code) {
+    fprintf(f, "usage: ./train CONFIG.yaml [--key=value ...] [--dump-gradients=FILE]\n"
+               "       ./train --help | --reference\n"
+               "Fine-tunes a LoRA adapter on a frozen base model. Every key of the file can be overridden on the command line.\n"
+               "--dump-gradients writes the mean gradient of the first step before clipping, as safetensors.\n");
+    return code;
+}
+
+int main(int argc, char **argv) {
+    static trainer t;
+    const char *path = NULL, **overrides = xcalloc((size_t)argc, sizeof *overrides);
+    int n = 0, bad = 0;
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i];
+        if (!strcmp(a, "--help")) {
+            usage(stdout, 0);
+            config_help(stdout);
+            free(overrides);
+            return EXIT_DONE;
+        }
+        if (!strcmp(a, "--reference")) {
+            config_reference(stdout);
+            free(overrides);
+            return EXIT_DONE;
+        }
+        if (!strncmp(a, "--dump-gradients=", 17)) t.gradients = a + 17;
+        else if (!strncmp(a, "--", 2)) overrides[n++] = a + 2;
+        else if (!path) path = a;
+        else bad = 1;
+    }
+    if (bad || !path) {
+        free(overrides);
+        return usage(stderr, EXIT_USAGE);
+    }
+    if (config_open(&t.cfg, path, overrides, n)) bad = fail_code() ? fail_code() : EXIT_USAGE;
+    else if (train(&t)) bad = fail_report("train");
+    free(overrides);
+    close_trainer(&t);
+    return bad;
+}

@@ -1,0 +1,93 @@
+#include "train_log.h"
+#include "core/error.h"
+#include "core/file.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t file_bytes(const model_source *s) {
+    uint64_t n = 0;
+    if (s->is_gguf) return s->g.file.size;
+    for (int i = 0; i < s->st.n_files; i++) n += s->st.files[i].size;
+    return n;
+}
+
+static void plan_row(const char *what, double bytes) { printf("  %-42s %10.1f MiB\n", what, bytes / 1048576); }
+
+void train_log_plan(const session *s, const session *planned, const model_source *src, int rows) {
+    double adapter_bytes = 4.0 * (double)planned->ad.n * sizeof(float); /* parameters, gradients, two moments */
+    double made = (double)planned->run.peak - adapter_bytes, total = (double)s->k.scratch_bytes;
+    total += (double)(planned->run.peak + planned->act.peak + planned->tmp.peak);
+    printf("memory plan (largest batch: %d tokens; %s, %d threads)\n", rows, s->k.be->name, s->k.threads);
+    plan_row("base model, mapped from its file", (double)file_bytes(src));
+    plan_row("base model, made while loading", made > 0 ? made : 0);
+    plan_row("adapter, gradients, optimiser", adapter_bytes);
+    plan_row("activations of a step", (double)planned->act.peak);
+    plan_row("scratch", (double)planned->tmp.peak + (double)s->k.scratch_bytes);
+    plan_row("allocated", total);
+}
+
+/* 1234567 -> 1,234,567 */
+static const char *thousands(int64_t n, char buf[static 32]) {
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%ld", (long)n), at = 0;
+    for (int i = 0; i < len; i++) {
+        if (i && (len - i) % 3 == 0) buf[at++] = ',';
+        buf[at++] = digits[i];
+    }
+    buf[at] = 0;
+    return buf;
+}
+
+void train_log_params(int64_t trainable, int64_t base) {
+    char a[32], b[32];
+    printf("trainable params: %s || all params: %s || trainable%%: %.4f\n", thousands(trainable, a), thousands(base + trainable, b),
+           100 * (double)trainable / (double)(base + trainable));
+    fflush(stdout);
+}
+
+int train_log_open(train_log *l, const char *dir, int steps, int every) {
+    char *path = path_join(dir, "metrics.jsonl");
+    *l = (train_log){.steps = steps, .every = every};
+    l->metrics = fopen(path, "w");
+    if (!l->metrics) fail(EXIT_IO, "%s: %s", path, strerror(errno));
+    else setvbuf(l->metrics, NULL, _IOLBF, 4096); /* a row is on its way as soon as it is written; no allocation later */
+    free(path);
+    progress_begin(&l->bar, "step", steps);
+    l->began = l->last = seconds_now();
+    return l->metrics ? 0 : -1;
+}
+
+static int written(int n) { return n < 0 ? fail(EXIT_IO, "metrics.jsonl: %s", strerror(errno)) : 0; }
+
+int train_log_step(train_log *l, const train_row *r) {
+    double now = seconds_now(), took = now - l->last;
+    uint64_t rss = peak_rss_bytes();
+    char text[160];
+    l->last = now, l->busy += took, l->tokens += r->tokens;
+    int n = fprintf(l->metrics,
+                    "{\"step\": %d, \"epoch\": %.6g, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %ld, "
+                    "\"target_tokens\": %ld, \"tokens_per_second\": %.6g, \"peak_rss_bytes\": %lu}\n",
+                    r->step, r->epoch, r->loss, r->learning_rate, r->grad_norm, (long)r->tokens, (long)r->targets,
+                    (double)r->tokens / took, (unsigned long)rss);
+    snprintf(text, sizeof text, "loss %.4f  lr %.2e  grad %.3f  %.0f tok/s  %.0f MiB", r->loss, r->learning_rate, r->grad_norm,
+             (double)l->tokens / l->busy, (double)rss / 1048576);
+    progress_show(&l->bar, r->step, text, r->step % l->every == 0 || r->step == l->steps);
+    return written(n);
+}
+
+int train_log_eval(train_log *l, int step, double epoch, double loss) {
+    int n = fprintf(l->metrics, "{\"step\": %d, \"epoch\": %.6g, \"eval_loss\": %.9g}\n", step, epoch, loss);
+    progress_end(&l->bar);
+    fprintf(stderr, "eval at step %d: loss %.4f, perplexity %.3f\n", step, loss, exp(loss));
+    l->last = seconds_now(); /* evaluation is not training time */
+    return written(n);
+}
+
+void train_log_close(train_log *l) {
+    progress_end(&l->bar);
+    if (l->metrics) fclose(l->metrics);
+    l->metrics = NULL;
+}

@@ -1,0 +1,27 @@
+/* What ./train shows and writes: the plan, PEFT's line of trainable parameters, the progress bar, metrics.jsonl. */
+#ifndef PEFT_TRAIN_LOG_H
+#define PEFT_TRAIN_LOG_H
+
+#include "core/progress.h"
+#include "model/session.h"
+
+/* One optimiser step. loss: mean over the step's targets; grad_norm: of the mean gradient before clipping. */
+typedef struct train_row { int step; double epoch, loss, learning_rate, grad_norm; int64_t tokens, targets; } train_row;
+
+typedef struct train_log {
+    FILE *metrics; /* output_dir/metrics.jsonl: one JSON object a step, one an evaluation */
+    progress bar;
+    int steps, every; /* of the run; steps between printed lines */
+    double began, last; /* monotonic seconds: of training, of the last row */
+    int64_t tokens;
+    double busy; /* seconds spent in steps */
+} train_log;
+
+void train_log_plan(const session *s, const session *planned, const model_source *src, int rows);
+void train_log_params(int64_t trainable, int64_t base);
+int train_log_open(train_log *l, const char *dir, int steps, int every);
+int train_log_step(train_log *l, const train_row *r);
+int train_log_eval(train_log *l, int step, double epoch, double loss);
+void train_log_close(train_log *l);
+
+#endif
