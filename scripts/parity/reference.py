@@ -5,13 +5,16 @@ its targets divided by their number, one division for the whole accumulation; cl
 transformers' own.
 """
 import json
+import logging
 import os
 import shutil
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything compared is local
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -99,15 +102,12 @@ def logprobs(model, ids):
     return rows[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].tolist()
 
 
-def greedy(model, ids, n, stop):
-    """The plainest greedy loop, without a cache: the arg max of the whole prefix, n times or until a token of stop."""
-    ids, out = list(ids), []
-    for _ in range(n):
-        out.append(int(logits(model, ids)[-1].argmax()))
-        if out[-1] in stop:
-            break
-        ids.append(out[-1])
-    return out
+def greedy(model, ids, n):
+    """transformers' own greedy generation: the new tokens, the one that ended it included."""
+    ids = torch.tensor([ids])
+    with torch.no_grad():
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=n)
+    return out[0, ids.shape[1]:].tolist()
 
 
 def train(model, rows, s):

@@ -1,0 +1,256 @@
+"""Compares ours with transformers, peft and bitsandbytes, on the real model and on the tiny random ones; see run.sh.
+
+A check is a function that yields (what, measured, tolerance); it passes when measured <= tolerance. Every yielded line is
+printed and counted; a check that raises counts as one failure. The tolerances are the project's contract: 1e-3 absolute for
+fp32 log-probabilities, 1e-3 relative for losses and for gradients against their norm.
+"""
+import argparse
+import functools
+import glob
+import json
+import math
+import os
+import sys
+import time
+import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import material  # noqa: E402
+import ours  # noqa: E402
+import reference  # noqa: E402
+import text_checks  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+
+TINY = "tests/golden/tiny_llama"
+TIED = "tests/golden/tiny_tied"
+SETTINGS = {"sequence_len": 128, "micro_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-3,
+            "lr_scheduler": "cosine", "warmup_steps": 3, "max_steps": 20, "weight_decay": 0.01, "max_grad_norm": 0.5,
+            "lora_dropout": 0.0, "bnb_4bit_use_double_quant": True}
+REL = 1e-3  # losses and gradients
+ABS = 1e-3  # log-probabilities
+
+
+class World:
+    """What several checks share, made when first asked for."""
+
+    def __init__(self, gguf):
+        self.gguf = gguf
+        self.cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "peft.c")
+
+    @functools.cached_property
+    def hf(self):
+        return material.hf_directory(self.gguf, self.cache)
+
+    @functools.cached_property
+    def tokenizer(self):
+        return AutoTokenizer.from_pretrained(self.hf)
+
+    @functools.cached_property
+    def texts(self):
+        docs = sorted(glob.glob(os.path.join(ours.ROOT, "docs", "*.md"))) + [os.path.join(ours.ROOT, "LICENSE")]
+        return [open(p, encoding="utf-8").read() for p in docs]
+
+    @functools.cached_property
+    def rows(self):
+        return material.rows(self.tokenizer, self.texts, 80, 12, 64, seed=3)
+
+    @functools.cached_property
+    def scored(self):
+        return [r["input_ids"] for r in material.rows(self.tokenizer, self.texts[::-1], 6, 24, 120, seed=4)]
+
+    @functools.cached_property
+    def base(self):
+        return reference.load(self.hf)
+
+    @functools.cached_property
+    def base_nf4(self):
+        return reference.load(self.hf, nf4=True)
+
+    @functools.cached_property
+    def adapter(self):
+        return material.adapter(self.base, os.path.join(self.cache, "parity", "adapter-r8"), "SmolLM2-135M-Instruct")
+
+
+def apart(theirs, mine):
+    """Largest absolute difference over rows of log-probabilities; not a number counts as infinite."""
+    worst = max(abs(a - b) if math.isfinite(a - b) else math.inf for t, m in zip(theirs, mine, strict=True)
+                for a, b in zip(t, m, strict=True))
+    return worst
+
+
+def compare_scores(name, model, rows, options):
+    return apart([reference.logprobs(model, r) for r in rows], ours.score(name, rows, options))
+
+
+def tiny_rows(n=6):
+    with open(os.path.join(ours.ROOT, "tests/golden/tiny_train/rows.jsonl")) as f:
+        return [json.loads(line) for line in f][:n]
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------------
+
+def logits(w):
+    ids = [r["input_ids"] for r in tiny_rows()]
+    for path in (TINY, TIED):
+        model = reference.load(os.path.join(ours.ROOT, path))
+        name = os.path.basename(path)
+        yield f"log-probabilities, {name}", compare_scores("logits-" + name, model, ids, ["--model", path]), ABS
+    theirs = [reference.logprobs(w.base, r) for r in w.scored]
+    yield "log-probabilities, SmolLM2 as a Hugging Face directory, F32", \
+        apart(theirs, ours.score("logits-hf", w.scored, ["--model", w.hf])), ABS
+    yield "log-probabilities, SmolLM2 as a GGUF file, Q4_1", \
+        apart(theirs, ours.score("logits-gguf", w.scored, ["--model", w.gguf])), ABS
+
+
+def nf4(w):
+    ids = [r["input_ids"] for r in tiny_rows()]
+    model = reference.load(os.path.join(ours.ROOT, TINY), nf4=True)
+    yield "log-probabilities, NF4 base with double quantisation, tiny_llama", \
+        compare_scores("nf4-tiny", model, ids, ["--model", TINY, "--load-in-4bit"]), ABS
+    yield "log-probabilities, NF4 base with double quantisation, SmolLM2", \
+        compare_scores("nf4-real", w.base_nf4, w.scored, ["--model", w.hf, "--load-in-4bit"]), ABS
+
+
+def compare_training(label, name, model, rows, rows_path, settings, options=(), variants=()):
+    """Loss, gradient norm and rate of each step, the first step's gradients, and the parameter counts."""
+    trainable, everything = model.get_nb_trainable_parameters()
+    theirs, first = reference.train(model, rows, settings)
+    for suffix, changed in (("", {}), *variants):
+        grads = os.path.join(ours.WORK, name + suffix + "-grad.safetensors")
+        mine, out, text = ours.train(name + suffix, {**settings, **changed}, rows_path, [f"--dump-gradients={grads}", *options])
+        what = label + (f" ({', '.join(f'{k}={v}' for k, v in changed.items() if k != 'base_model')})" if changed else "")
+        if len(mine) != len(theirs):
+            raise ours.Failed(f"{len(mine)} steps in metrics.jsonl, {len(theirs)} expected")
+
+        def worst(key):
+            return max(abs(m[key] - t[key]) / max(abs(t[key]), 1e-12) for m, t in zip(mine, theirs))
+
+        yield f"loss of {len(theirs)} steps, {what}", worst("loss"), REL
+        yield f"gradient norm of {len(theirs)} steps, {what}", worst("grad_norm"), REL
+        yield f"learning rate of {len(theirs)} steps, {what}", max(
+            abs(m["learning_rate"] - t["learning_rate"]) / settings["learning_rate"] for m, t in zip(mine, theirs)), 1e-6
+        yield f"target tokens, {what}", max(abs(m["target_tokens"] - t["target_tokens"]) for m, t in zip(mine, theirs)), 0
+        got = load_file(grads)
+        if sorted(got) != sorted(first):
+            raise ours.Failed(f"gradient names differ: {sorted(set(got) ^ set(first))[:4]}")
+        yield f"gradients of {len(first)} tensors, {what}", max(
+            ((got[n] - g).norm() / g.norm()).item() for n, g in first.items()), REL
+        if not suffix:
+            n, total, _ = ours.trainable_line(text)
+            yield f"trainable and all parameters as peft counts them, {what}", abs(n - trainable) + abs(total - everything), 0
+
+
+def tiny_training(name, is_nf4):
+    rows = tiny_rows(80)
+    adapter = os.path.join(ours.ROOT, "tests/golden/tiny_train/adapter_init")
+    model = reference.with_adapter(reference.load(os.path.join(ours.ROOT, TINY), is_nf4), adapter, trainable=True)
+    settings = dict(SETTINGS, base_model=TINY, lora_model_dir=adapter, load_in_4bit=is_nf4)
+    yield from compare_training(f"tiny_llama {'NF4 QLoRA' if is_nf4 else 'fp32 LoRA'}", name, model, rows,
+                                "tests/golden/tiny_train/rows.jsonl", settings)
+
+
+def real_training(w, name, is_nf4):
+    rows_path = material.write_jsonl(os.path.join(ours.WORK, "rows.jsonl"), w.rows)
+    model = reference.with_adapter(reference.load(w.hf, is_nf4), w.adapter, trainable=True)
+    settings = dict(SETTINGS, base_model=w.hf, lora_model_dir=w.adapter, load_in_4bit=is_nf4)
+    variants = () if is_nf4 else (("-gguf", {"base_model": w.gguf, "micro_batch_size": 4, "gradient_accumulation_steps": 1,
+                                             "gradient_checkpointing": True}),)
+    yield from compare_training(f"SmolLM2 {'NF4 QLoRA' if is_nf4 else 'fp32 LoRA'}", name, model, w.rows, rows_path, settings,
+                                variants=variants)
+    reference.save_adapter(model, os.path.join(ours.WORK, name + "-peft"), "SmolLM2-135M-Instruct")
+
+
+def tiny_lora(w):
+    yield from tiny_training("tiny-lora", False)
+
+
+def tiny_qlora(w):
+    yield from tiny_training("tiny-qlora", True)
+
+
+def lora(w):
+    yield from real_training(w, "lora", False)
+
+
+def qlora(w):
+    yield from real_training(w, "qlora", True)
+
+
+def trained(name):
+    """Our adapter and peft's, as the training checks left them."""
+    mine, theirs = os.path.join(ours.WORK, name), os.path.join(ours.WORK, name + "-peft")
+    for d in (mine, theirs):
+        if not os.path.exists(os.path.join(d, "adapter_model.safetensors")):
+            raise ours.Failed(f"{d} has no adapter: the check '{name}' makes it")
+    return mine, theirs
+
+
+def adapters(w):
+    for name, base, options in (("lora", w.base, []), ("qlora", w.base_nf4, ["--load-in-4bit"])):
+        for label, d in zip(("our adapter in peft", "peft's adapter in ours"), trained(name)):
+            model = reference.with_adapter(base, d)
+            yield f"log-probabilities, {label}, SmolLM2 {name}", compare_scores(
+                f"adapter-{name}", model, w.scored, ["--model", w.hf, "--adapter", d, *options]), ABS
+            model.unload()
+
+
+def merged(w):
+    for name, base, options in (("lora", w.base, []), ("qlora", w.base_nf4, ["--load-in-4bit"])):
+        adapter = trained(name)[0]
+        out = os.path.join(ours.WORK, "merged-" + name)
+        ours.run(["./merge", "--model", w.hf, "--adapter", adapter, "--out", out, "--dtype", "f32", *options], "merge-" + name)
+        model = reference.load(out)
+        mine = ours.score("merged-" + name, w.scored, ["--model", out])
+        yield f"log-probabilities, merged directory in transformers and in ours, {name}", apart(
+            [reference.logprobs(model, r) for r in w.scored], mine), ABS
+        unmerged = reference.with_adapter(base, adapter)
+        yield f"log-probabilities, merged in ours and unmerged in peft, {name}", apart(
+            [reference.logprobs(unmerged, r) for r in w.scored], mine), ABS
+        unmerged.unload()
+        chat = w.tokenizer.apply_chat_template([{"role": "user", "content": "Name three rivers of Europe."}], tokenize=False,
+                                               add_generation_prompt=True)
+        for i, prompt in enumerate(("Permission is hereby granted", "The layers, lowest first, are", chat)):
+            theirs = w.tokenizer.decode(reference.greedy(model, w.tokenizer(prompt)["input_ids"], 32), skip_special_tokens=True)
+            got = ours.generate(f"greedy-{name}-{i}", prompt, 32, ["--model", out])
+            if got.strip() != theirs.strip():
+                print(f"      transformers: {theirs!r}\n      ours:         {got!r}")
+            yield f"greedy text of 32 tokens, merged {name}, prompt {i + 1}", float(got.strip() != theirs.strip()), 0
+
+
+CHECKS = {f.__name__: f for f in (*text_checks.CHECKS, logits, nf4, tiny_lora, tiny_qlora, lora, qlora, adapters, merged)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gguf", required=True, help="SmolLM2-135M-Instruct Q4_1")
+    parser.add_argument("--list", action="store_true", help="print the names of the checks")
+    parser.add_argument("check", nargs="*", help="names or beginnings of names (all when none is given)")
+    a = parser.parse_args()
+    if a.list:
+        print("\n".join(CHECKS))
+        return 0
+    chosen = [c for c in CHECKS if not a.check or any(c.startswith(x) for x in a.check)]
+    os.makedirs(ours.WORK, exist_ok=True)
+    torch.manual_seed(0)
+    world, passed, failed = World(a.gguf), 0, 0
+    for name in chosen:
+        began = time.time()
+        try:
+            for what, measured, tolerance in CHECKS[name](world):
+                good = measured <= tolerance
+                passed, failed = passed + good, failed + (not good)
+                print(f"{'PASS' if good else 'FAIL'}  {what}: {measured:.3g} (tolerance {tolerance:g})", flush=True)
+        except Exception as e:
+            failed += 1
+            print(f"FAIL  {name}: {type(e).__name__}: {e}", flush=True)
+            if not isinstance(e, (ours.Failed, FileNotFoundError)):
+                traceback.print_exc()
+        print(f"      {name}: {time.time() - began:.0f} s", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
