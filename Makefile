@@ -10,9 +10,9 @@ STD := -std=c11 -D_GNU_SOURCE
 WARN := -Wall -Wextra -Werror -Wshadow=local -Wvla -Wstrict-prototypes -Wmissing-prototypes
 OPT ?= -O3 -g -fno-math-errno -fno-trapping-math -ffp-contract=off
 SAN ?=
-CFLAGS := $(STD) $(WARN) $(OPT) $(SAN) -fopenmp -I. -MMD -MP $(EXTRA_CFLAGS)
+CFLAGS := $(STD) $(WARN) $(OPT) $(SAN) -fopenmp -ffunction-sections -fdata-sections -I. -MMD -MP $(EXTRA_CFLAGS)
 LDLIBS := -lyaml -ljansson -lpcre2-8 -lutf8proc -lm
-LDFLAGS := $(SAN) -fopenmp $(EXTRA_LDFLAGS)
+LDFLAGS := $(SAN) -fopenmp -Wl,--gc-sections $(EXTRA_LDFLAGS)
 
 ARCH := $(shell uname -m)
 ifeq ($(ARCH),x86_64)

@@ -30,7 +30,7 @@ typedef struct trainer {
     batch b;
     int32_t *rows, *target; /* of one batch's targets; host, [rows_max] */
     float *row_weight;
-    int steps, steps_per_epoch; /* of the run; of its first epoch */
+    int64_t steps, eval_every, save_every; /* of the run; between evaluations and between saves, 0 = never */
     const char *gradients;      /* --dump-gradients=FILE or NULL */
     train_log log;
 } trainer;
@@ -134,23 +134,23 @@ static void count_steps(trainer *t) {
     const config *c = &t->cfg;
     double left = c->num_epochs;
     int accumulate = (int)c->gradient_accumulation_steps;
-    t->steps_per_epoch = steps_of(dataset_begin_epoch(&t->ds, 0), accumulate);
-    if (c->max_steps != CONFIG_UNSET) {
-        t->steps = (int)c->max_steps;
-        return;
-    }
-    for (int epoch = 0; left > 0; epoch++, left -= 1) {
-        int n = steps_of(dataset_begin_epoch(&t->ds, epoch), accumulate);
-        t->steps += left >= 1 ? n : (int)ceil(left * n);
-    }
+    int per_epoch = steps_of(dataset_begin_epoch(&t->ds, 0), accumulate);
+    if (c->max_steps != CONFIG_UNSET) t->steps = c->max_steps;
+    else
+        for (int epoch = 0; left > 0; epoch++, left -= 1) {
+            int n = steps_of(dataset_begin_epoch(&t->ds, epoch), accumulate);
+            t->steps += left >= 1 ? n : (int)ceil(left * n);
+        }
+    t->eval_every = config_eval_every(c, per_epoch, t->steps);
+    t->save_every = config_save_every(c, per_epoch, t->steps);
 }
 
 static void set_schedule(trainer *t) {
     const config *c = &t->cfg;
     int kind = 0;
     while (strcmp(lr_names[kind], c->lr_scheduler)) kind++;
-    int warmup = config_is_set(c, "warmup_steps") ? (int)c->warmup_steps : (int)ceil(c->warmup_ratio * t->steps);
-    t->lr = (lr_schedule){(lr_kind)kind, c->learning_rate, warmup, t->steps};
+    int warmup = config_is_set(c, "warmup_steps") ? (int)c->warmup_steps : (int)ceil(c->warmup_ratio * (double)t->steps);
+    t->lr = (lr_schedule){(lr_kind)kind, c->learning_rate, warmup, (int)t->steps};
 }
 
 static int open_trainer(trainer *t) {
@@ -208,15 +208,6 @@ static int train_step(trainer *t, int step, int first, int last, train_row *row)
     return 0;
 }
 
-/* Whether something due every `every` steps (a count, or below 1 a fraction of the run; unset: per_epoch times an epoch) is
- * due after step `done` (counted from 1). */
-static bool due(const trainer *t, double every, int64_t per_epoch, int done, bool epoch_ends) {
-    if (!isnan(every)) return done % (int)fmax(1, every < 1 ? ceil(every * t->steps) : every) == 0;
-    if (per_epoch == 0) return false;
-    if (per_epoch == CONFIG_UNSET || per_epoch == 1) return epoch_ends;
-    return done % (int)fmax(1, ceil((double)t->steps_per_epoch / (double)per_epoch)) == 0;
-}
-
 static int save_checkpoint(trainer *t, int done) {
     char *dir = xprintf("%s/checkpoint-%d", t->cfg.output_dir, done);
     int bad = adapter_save(&t->s.ad, dir);
@@ -224,13 +215,11 @@ static int save_checkpoint(trainer *t, int done) {
     return bad;
 }
 
-static int after_step(trainer *t, int done, double epoch, bool epoch_ends) {
-    const config *c = &t->cfg;
+static int after_step(trainer *t, int done, double epoch) {
     bool last = done == t->steps;
-    if (t->ds.n_eval && (last || due(t, c->eval_steps, c->evals_per_epoch, done, epoch_ends)))
+    if (t->ds.n_eval && (last || (t->eval_every && done % t->eval_every == 0)))
         if (train_log_eval(&t->log, done, epoch, evaluate(t))) return -1;
-    if (!last && due(t, c->save_steps, c->saves_per_epoch, done, epoch_ends)) return save_checkpoint(t, done);
-    return 0;
+    return !last && t->save_every && done % t->save_every == 0 ? save_checkpoint(t, done) : 0;
 }
 
 static int run(trainer *t) {
@@ -243,7 +232,7 @@ static int run(trainer *t) {
             int last = first + accumulate < batches ? first + accumulate : batches;
             train_row row = {.step = step + 1, .epoch = epoch + (double)last / batches};
             if (train_step(t, step, first, last, &row) || train_log_step(&t->log, &row) ||
-                after_step(t, step + 1, row.epoch, last == batches))
+                after_step(t, step + 1, row.epoch))
                 return -1;
         }
     }
@@ -253,7 +242,7 @@ static int run(trainer *t) {
 static int train(trainer *t) {
     const config *c = &t->cfg;
     if (open_trainer(t) || path_make_dirs(c->output_dir) ||
-        train_log_open(&t->log, c->output_dir, t->steps, (int)c->logging_steps))
+        train_log_open(&t->log, c->output_dir, (int)t->steps, (int)c->logging_steps))
         return -1;
     int bad = run(t);
     train_log_close(&t->log);

@@ -1,7 +1,7 @@
 /* One driver for every differentiable operation: ops x cases x backends x threads. Values and gradients equal the reference
  * backend's to the bit, and the reference's gradients equal four-point differences of its own forward pass. An op brings its
  * cases in its own file; nothing here knows an op. */
-#include "autograd/ops.h"
+#include "autograd/fixture.h"
 #include "core/error.h"
 #include "core/rng.h"
 #include "kernels/ref/ref.h"
@@ -25,60 +25,6 @@ static const op_cases *const all[] = {
 #undef O
 };
 enum { OPS = sizeof all / sizeof *all, LEAVES = 10 };
-
-struct op_fixture {
-    arena mem;
-    uint64_t draws;
-    batch batches[4];
-    int n_batches;
-};
-
-static float draw(op_fixture *f) { return rng_normal(11, STREAM_TEST, f->draws++); }
-
-const float *fixture_floats(op_fixture *f, int64_t n, float mean, float scale) {
-    float *x = arena_array(&f->mem, (size_t)n, sizeof *x);
-    for (int64_t i = 0; i < n; i++) x[i] = mean + scale * draw(f);
-    return x;
-}
-
-const weight *fixture_weight(op_fixture *f, int fmt, int64_t rows, int64_t cols) {
-    const float *x = fixture_floats(f, rows * cols, 0, 1 / sqrtf((float)cols));
-    weight *w = arena_alloc(&f->mem, sizeof *w);
-    *w = weight_f32(x, rows, cols);
-    if (fmt == FMT_F32) return w;
-    assert_int_equal(fmt, FMT_NF4);
-    nf4_meta *meta = memset(arena_alloc(&f->mem, sizeof *meta), 0, sizeof *meta);
-    uint8_t *codes = arena_alloc(&f->mem, nf4_data_bytes(rows * cols));
-    float *absmax = arena_array(&f->mem, (size_t)((rows * cols + 63) / 64), sizeof *absmax);
-    nf4_quant(x, rows * cols, codes, absmax);
-    meta->blocksize = 64, meta->absmax = absmax;
-    *w = (weight){&weight_formats[FMT_NF4], rows, cols, 1, codes, meta};
-    return w;
-}
-
-const batch *fixture_batch(op_fixture *f, const int *lengths, int seqs) {
-    int32_t ids[64];
-    batch *b = &f->batches[f->n_batches++];
-    batch_open(b, 64, seqs);
-    batch_clear(b);
-    for (int s = 0; s < seqs; s++) {
-        for (int i = 0; i < lengths[s]; i++) ids[i] = (int32_t)rng_below(5, STREAM_TEST, f->draws++, 32);
-        batch_add(b, ids, ids, lengths[s], 77 + (uint64_t)s);
-    }
-    return b;
-}
-
-const rope *fixture_rope(op_fixture *f, int dim, int positions) {
-    float *cosines = arena_array(&f->mem, (size_t)(positions * dim / 2), sizeof(float));
-    float *sines = arena_array(&f->mem, (size_t)(positions * dim / 2), sizeof(float));
-    for (int i = 0; i < positions * dim / 2; i++) {
-        double angle = i / (dim / 2) * pow(100, -2.0 * (i % (dim / 2)) / dim);
-        cosines[i] = (float)cos(angle), sines[i] = (float)sin(angle);
-    }
-    rope *r = arena_alloc(&f->mem, sizeof *r);
-    *r = (rope){cosines, sines, dim, positions};
-    return r;
-}
 
 /* A case with its memory: leaf i holds inputs first, then parameters, all in one vector x with one gradient g. */
 typedef struct {
@@ -117,8 +63,7 @@ static void close_setup(setup *s) {
 static void evaluate(setup *s, bool backward) {
     tensor leaf[LEAVES], *in[LEAVES];
     param prm[LEAVES];
-    arena_release(&s->act, 0), arena_release(&s->tmp, 0), arena_release(&s->host, 0), arena_release(&s->fix.mem, 0);
-    s->fix.draws = 0, s->fix.n_batches = 0;
+    arena_release(&s->act, 0), arena_release(&s->tmp, 0), arena_release(&s->host, 0);
     float *x = arena_array(&s->act, (size_t)s->n, sizeof *x);
     memcpy(x, s->x, (size_t)s->n * sizeof *x);
     memset(s->g, 0, (size_t)s->n * sizeof *s->g);
@@ -147,7 +92,7 @@ static void evaluate(setup *s, bool backward) {
         if (i < s->n_in && leaf[i].grad.data && backward) memcpy(s->g + at, leaf[i].grad.data, (size_t)n * sizeof(float));
         at += n;
     }
-    for (int i = 0; i < s->fix.n_batches; i++) batch_close(&s->fix.batches[i]);
+    fixture_release(&s->fix);
 }
 
 static double loss_at(setup *s, int64_t i, float x) {
