@@ -1,6 +1,7 @@
 #include "core/file.h"
 #include "core/arena.h"
 #include "core/error.h"
+#include "core/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,9 +15,12 @@
 #include <unistd.h>
 
 static const char *kind_of(mode_t mode) {
-    static const struct { mode_t type; const char *name; } kinds[] = {
-        {S_IFDIR, "a directory"},       {S_IFIFO, "a FIFO"},         {S_IFCHR, "a character device"},
-        {S_IFBLK, "a block device"},    {S_IFSOCK, "a socket"},
+    static const struct {
+        mode_t type;
+        const char *name;
+    } kinds[] = {
+        {S_IFDIR, "a directory"},    {S_IFIFO, "a FIFO"},    {S_IFCHR, "a character device"},
+        {S_IFBLK, "a block device"}, {S_IFSOCK, "a socket"},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if ((mode & S_IFMT) == kinds[i].type) return kinds[i].name;
@@ -28,7 +32,8 @@ static int open_failed(const char *path, int error) {
     struct stat st;
     if (error == ENOENT && !lstat(path, &st) && S_ISLNK(st.st_mode))
         return fail(EXIT_INPUT, "%s: not a regular file: a symbolic link to nothing", path);
-    if (error == ENXIO) return fail(EXIT_INPUT, "%s: not a regular file: a socket or a device without its driver", path);
+    if (error == ENXIO)
+        return fail(EXIT_INPUT, "%s: not a regular file: a socket or a device without its driver", path);
     int input = error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENAMETOOLONG;
     return fail(input ? EXIT_INPUT : EXIT_IO, "%s: cannot open: %s", path, strerror(error));
 }
@@ -38,11 +43,13 @@ static int map_descriptor(file_map *m, const char *path, int fd) {
     if (fstat(fd, &st)) return fail(EXIT_IO, "%s: cannot stat: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode)) return fail(EXIT_INPUT, "%s: not a regular file: %s", path, kind_of(st.st_mode));
     if ((uint64_t)st.st_size > SIZE_MAX / 2)
-        return fail(EXIT_INPUT, "%s: %" PRIu64 " bytes do not fit this machine's addresses", path, (uint64_t)st.st_size);
+        return fail(EXIT_INPUT, "%s: %" PRIu64 " bytes do not fit this machine's addresses", path,
+                    (uint64_t)st.st_size);
     const uint8_t *data = NULL;
     if (st.st_size) {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED) return fail(EXIT_IO, "%s: cannot map %" PRIu64 " bytes: %s", path, (uint64_t)st.st_size, strerror(errno));
+        if (p == MAP_FAILED)
+            return fail(EXIT_IO, "%s: cannot map %" PRIu64 " bytes: %s", path, (uint64_t)st.st_size, strerror(errno));
         data = p;
     }
     *m = (file_map){.path = xstrdup(path), .data = data, .size = (uint64_t)st.st_size};
@@ -83,13 +90,16 @@ static bool all_zero(const uint8_t *d, uint64_t size) {
 
 static bool looks_like_html(const uint8_t *d, uint64_t size) {
     uint64_t i = 0;
-    while (i < size && (d[i] == ' ' || d[i] == '\t' || d[i] == '\n' || d[i] == '\r')) i++;
+    while (i < size && is_blank(d[i])) i++;
     const char *s = (const char *)d + i;
     return (size - i >= 9 && !strncasecmp(s, "<!doctype", 9)) || (size - i >= 5 && !strncasecmp(s, "<html", 5));
 }
 
 const char *file_guess(const uint8_t *data, uint64_t size) {
-    static const struct { uint16_t at, n; const char *magic, *what; } magics[] = {
+    static const struct {
+        uint16_t at, n;
+        const char *magic, *what;
+    } magics[] = {
         {0, 23, "version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"},
         {0, 4, "GGUF", "a GGUF file"},
         {0, 4, "lmgg", "an old ggml file from before GGUF: convert the original model again"},
@@ -105,7 +115,10 @@ const char *file_guess(const uint8_t *data, uint64_t size) {
         {0, 2, "\x1f\x8b", "gzip-compressed: unpack it first"},
         {0, 4, "\x28\xb5\x2f\xfd", "zstd-compressed: unpack it first"},
         {0, 3, "BZh", "bzip2-compressed: unpack it first"},
-        {0, 6, "\xfd" "7zXZ\0", "xz-compressed: unpack it first"},
+        {0, 6,
+         "\xfd"
+         "7zXZ\0",
+         "xz-compressed: unpack it first"},
         {0, 4, "PAR1", "a Parquet file: convert it to JSON lines"},
         {0, 6, "ARROW1", "an Arrow file: convert it to JSON lines"},
         {0, 8, "\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)"},
@@ -113,7 +126,10 @@ const char *file_guess(const uint8_t *data, uint64_t size) {
         {257, 5, "ustar", "a tar archive: unpack it first"},
         {0, 2, "\xff\xfe", "text in UTF-16: convert it to UTF-8"},
         {0, 2, "\xfe\xff", "text in UTF-16: convert it to UTF-8"},
-        {0, 4, "\x7f" "ELF", "a program"},
+        {0, 4,
+         "\x7f"
+         "ELF",
+         "a program"},
         {0, 5, "%PDF-", "a PDF document"},
     };
     for (size_t i = 0; i < sizeof magics / sizeof *magics; i++)

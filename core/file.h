@@ -1,4 +1,5 @@
-/* Files: whole-file mappings that were checked first, and writing that leaves the old file or the new one, never half. */
+/* Files: whole-file mappings that were checked first, and writing that leaves the old file or the new one, never half.
+ */
 #ifndef PEFT_CORE_FILE_H
 #define PEFT_CORE_FILE_H
 
@@ -6,7 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct { char *path; const uint8_t *data; uint64_t size; } file_map; /* read-only, private; data NULL when size is 0 */
+typedef struct {
+    char *path;
+    const uint8_t *data;
+    uint64_t size;
+} file_map; /* read-only, private; data NULL when size is 0 */
 
 /* Maps a regular file (not a directory, FIFO or device: opened O_NONBLOCK, then fstat). -1: EXIT_INPUT, or EXIT_IO when
  * the system refuses. What it looks like when it is not what was wanted (pickle, zip, Git LFS pointer, HTML) is said by
@@ -18,11 +23,15 @@ const char *file_guess(const uint8_t *data, uint64_t size); /* "a Git LFS pointe
 bool path_exists(const char *path);
 bool path_is_dir(const char *path);
 char *path_join(const char *dir, const char *name); /* heap */
-int path_make_dirs(const char *dir);               /* like mkdir -p; -1 EXIT_IO */
+int path_make_dirs(const char *dir);                /* like mkdir -p; -1 EXIT_IO */
 
 /* An output that appears under its name only when file_commit() has flushed it to disk: write to "path.tmp.PID", fsync,
  * rename, fsync of the directory. On any failure the temporary is removed and what stood at path is untouched. */
-typedef struct { char *path, *tmp; int fd; uint64_t written; } file_out;
+typedef struct {
+    char *path, *tmp;
+    int fd;
+    uint64_t written;
+} file_out;
 int file_create(file_out *o, const char *path);
 int file_write(file_out *o, const void *data, uint64_t n);
 int file_commit(file_out *o);

@@ -1,5 +1,6 @@
-/* Writing files: the paths half of core/file.h. The order that survives a crash at any point is: write a temporary, fsync it,
- * rename it over the target, fsync the directory. A failed fsync voids the file (pages may have been dropped): never retried. */
+/* Writing files: the paths half of core/file.h. The order that survives a crash at any point is: write a temporary,
+ * fsync it, rename it over the target, fsync the directory. A failed fsync voids the file (pages may have been
+ * dropped): never retried. */
 #include "core/arena.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -71,7 +72,8 @@ int file_create(file_out *o, const char *path) {
     const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
     char *tmp = xprintf("%s.tmp.%ld", path, (long)getpid());
     int fd = open_retry(tmp, flags, 0666);
-    if (fd < 0 && errno == EEXIST && !unlink(tmp)) fd = open_retry(tmp, flags, 0666); /* a dead process had our number */
+    if (fd < 0 && errno == EEXIST && !unlink(tmp))
+        fd = open_retry(tmp, flags, 0666); /* a dead process had our number */
     if (fd < 0) {
         fail(EXIT_IO, "%s: cannot create: %s", tmp, strerror(errno));
         free(tmp);
@@ -134,9 +136,10 @@ int file_commit(file_out *o) {
     free(o->tmp);
     o->tmp = NULL;
     /* some network and FUSE file systems have no flush for directories and say EINVAL */
-    int r = fsync_retry(dir) && errno != EINVAL && errno != ENOTSUP
-                ? fail(EXIT_IO, "%s: written, but its directory cannot be flushed to disk: %s", o->path, strerror(errno))
-                : 0;
+    int r =
+        fsync_retry(dir) && errno != EINVAL && errno != ENOTSUP
+            ? fail(EXIT_IO, "%s: written, but its directory cannot be flushed to disk: %s", o->path, strerror(errno))
+            : 0;
     close(dir);
     file_abandon(o);
     return r;

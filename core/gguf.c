@@ -1,5 +1,6 @@
 /* Reading GGUF: [magic, version, counts][key-values][tensor infos][padding][data], little endian (ggml docs/gguf.md). A
- * cursor bounds every read by the file; counts are compared with the bytes that are left before anything is allocated. */
+ * cursor bounds every read by the file; counts are compared with the bytes that are left before anything is allocated.
+ */
 #include "core/gguf.h"
 #include "core/arena.h"
 #include "core/error.h"
@@ -15,11 +16,15 @@
 enum { KV_BYTES_MIN = 8 + 1 + 4 + 1, TENSOR_BYTES_MIN = 8 + 1 + 4 + 8 + 4 + 8 };
 
 static const uint8_t scalar_size[GGUF_TYPES] = {
-    [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2,  [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
+    [GGUF_U8] = 1,  [GGUF_I8] = 1,   [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
     [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
 };
 
-typedef struct { const file_map *m; uint64_t at; uint64_t strings; } cursor;
+typedef struct {
+    const file_map *m;
+    uint64_t at;
+    uint64_t strings;
+} cursor;
 
 static int fail_at(const cursor *c, uint64_t at, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 static int fail_at(const cursor *c, uint64_t at, const char *fmt, ...) {
@@ -52,7 +57,8 @@ static int read_str(cursor *c, const char *what, uint64_t max, gguf_str *out) {
     *out = (gguf_str){"", 0};
     if (read_uint(c, 8, what, &n)) return -1;
     if (n > left(c))
-        return fail_at(c, at, "%s: length %" PRIu64 " exceeds the %" PRIu64 " bytes left in the file", what, n, left(c));
+        return fail_at(c, at, "%s: length %" PRIu64 " exceeds the %" PRIu64 " bytes left in the file", what, n,
+                       left(c));
     if (n > max) return fail_at(c, at, "%s: length %" PRIu64 " exceeds %" PRIu64, what, n, max);
     *out = (gguf_str){(const char *)c->m->data + c->at, n};
     c->at += n;
@@ -66,7 +72,8 @@ static int read_name(cursor *c, const char *what, uint64_t max, char **out) {
     if (read_str(c, what, max, &s)) return -1;
     if (!s.n) return fail_at(c, at, "%s is empty", what);
     if (!text_is_name(s.data, s.n))
-        return fail_at(c, at, "%s '%.*s' is not UTF-8 or has control characters", what, (int)(s.n < 64 ? s.n : 64), s.data);
+        return fail_at(c, at, "%s '%.*s' is not UTF-8 or has control characters", what, (int)(s.n < 64 ? s.n : 64),
+                       s.data);
     *out = xcalloc(s.n + 1, 1);
     memcpy(*out, s.data, s.n);
     return 0;
@@ -107,7 +114,8 @@ static int read_array(cursor *c, gguf_kv *kv) {
         return fail_at(c, at, "key '%.128s': array element type %" PRIu64 " is unknown", kv->key, elem);
     uint64_t each = elem == GGUF_STRING ? 8 : scalar_size[elem];
     if (n > left(c) / each)
-        return fail_at(c, at + 4, "key '%.128s': %" PRIu64 " array elements exceed the %" PRIu64 " bytes left in the file",
+        return fail_at(c, at + 4,
+                       "key '%.128s': %" PRIu64 " array elements exceed the %" PRIu64 " bytes left in the file",
                        kv->key, n, left(c));
     if (n > GGUF_ARRAY_MAX)
         return fail_at(c, at + 4, "key '%.128s': %" PRIu64 " array elements exceed %u", kv->key, n, GGUF_ARRAY_MAX);
@@ -119,7 +127,8 @@ static int read_kv(cursor *c, gguf_kv *kv) {
     uint64_t type;
     kv->offset = c->at, kv->n = 1;
     if (read_name(c, "a key", GGUF_KEY_MAX, &kv->key) || read_uint(c, 4, "a value's type", &type)) return -1;
-    if (type >= GGUF_TYPES) return fail_at(c, c->at - 4, "key '%.128s': value type %" PRIu64 " is unknown", kv->key, type);
+    if (type >= GGUF_TYPES)
+        return fail_at(c, c->at - 4, "key '%.128s': value type %" PRIu64 " is unknown", kv->key, type);
     kv->type = (gguf_type)type;
     if (type == GGUF_ARRAY) return read_array(c, kv);
     return type == GGUF_STRING ? read_strings(c, kv) : read_scalars(c, kv, kv->type);
@@ -143,8 +152,8 @@ static int read_kvs(gguf *g, cursor *c, uint64_t n) {
     for (int i = 1; i < g->n_kv; i++) {
         const gguf_kv *a = &g->kv[g->kv_order[i - 1]], *b = &g->kv[g->kv_order[i]];
         if (!strcmp(a->key, b->key))
-            return fail_at(c, b->offset, "key '%.128s' is there already at offset 0x%" PRIx64 " (%" PRIu64 ")", b->key, a->offset,
-                           a->offset);
+            return fail_at(c, b->offset, "key '%.128s' is there already at offset 0x%" PRIx64 " (%" PRIu64 ")", b->key,
+                           a->offset, a->offset);
     }
     return 0;
 }
@@ -156,10 +165,11 @@ static int read_own_keys(gguf *g, const cursor *c) {
     if (kv && kv->type != GGUF_U32) return fail_at(c, kv->offset, "general.alignment is not of type u32");
     if (kv) g->alignment = little(kv->data, 4);
     if (g->alignment & (g->alignment - 1) || g->alignment < GGUF_ALIGNMENT_MIN || g->alignment > GGUF_ALIGNMENT_MAX)
-        return fail_at(c, kv->offset, "general.alignment is %" PRIu64 ", expected a power of two from %d to %d", g->alignment,
-                       GGUF_ALIGNMENT_MIN, GGUF_ALIGNMENT_MAX);
+        return fail_at(c, kv->offset, "general.alignment is %" PRIu64 ", expected a power of two from %d to %d",
+                       g->alignment, GGUF_ALIGNMENT_MIN, GGUF_ALIGNMENT_MAX);
     int64_t parts, part;
-    if (gguf_get_int_or(g, "split.count", 0, UINT16_MAX, 1, &parts) || gguf_get_int_or(g, "split.no", 0, UINT16_MAX, 0, &part))
+    if (gguf_get_int_or(g, "split.count", 0, UINT16_MAX, 1, &parts) ||
+        gguf_get_int_or(g, "split.no", 0, UINT16_MAX, 0, &part))
         return -1;
     if (parts > 1 || part > 0)
         return fail(EXIT_INPUT,
@@ -184,7 +194,8 @@ static int read_dims(cursor *c, gguf_tensor *t) {
         at = c->at;
         if (read_uint(c, 8, "a dimension", &ne)) return -1;
         if (!ne || ne > INT64_MAX)
-            return fail_at(c, at, "tensor '%s': dimension %d is %" PRId64 ", expected 1 or more", t->name, i, (int64_t)ne);
+            return fail_at(c, at, "tensor '%s': dimension %d is %" PRId64 ", expected 1 or more", t->name, i,
+                           (int64_t)ne);
         t->ne[i] = (int64_t)ne;
         elements = mul_checked(elements, t->ne[i]);
         if (elements < 0) return fail_at(c, at, "tensor '%s': the dimensions multiply to more than 2^63", t->name);
@@ -199,21 +210,21 @@ static int read_tensor(const gguf *g, cursor *c, gguf_tensor *t, uint64_t *offse
     at = c->at;
     if (read_uint(c, 4, "a tensor's type", &type)) return -1;
     int64_t block = type <= INT32_MAX ? ggml_type_block((int)type) : -1;
-    if (block < 0)
+    if (block <= 0)
         return fail_at(c, at, "tensor '%s': type id %" PRIu64 " (%s) cannot be read by this build", t->name, type,
                        ggml_type_name(type <= INT32_MAX ? (int)type : -1));
     t->ggml_type = (int)type;
     if (t->ne[0] % block)
-        return fail_at(c, at, "tensor '%s': rows of %" PRId64 " elements are no multiple of %s's block of %" PRId64, t->name,
-                       t->ne[0], ggml_type_name(t->ggml_type), block);
+        return fail_at(c, at, "tensor '%s': rows of %" PRId64 " elements are no multiple of %s's block of %" PRId64,
+                       t->name, t->ne[0], ggml_type_name(t->ggml_type), block);
     int64_t bytes = ggml_type_bytes(t->ggml_type, t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
     if (bytes < 0) return fail_at(c, at, "tensor '%s': its bytes are more than 2^63", t->name);
     t->bytes = (uint64_t)bytes;
     at = c->at;
     if (read_uint(c, 8, "a tensor's offset", offset)) return -1;
     if (*offset % g->alignment)
-        return fail_at(c, at, "tensor '%s': offset %" PRIu64 " is no multiple of the alignment %" PRIu64, t->name, *offset,
-                       g->alignment);
+        return fail_at(c, at, "tensor '%s': offset %" PRIu64 " is no multiple of the alignment %" PRIu64, t->name,
+                       *offset, g->alignment);
     return 0;
 }
 
@@ -257,8 +268,10 @@ static int check_overlap(gguf *g, const cursor *c) {
         const gguf_tensor *t = &g->tensors[order[i]];
         uint64_t gap = (uint64_t)(t->data - last->data);
         if (gap < last->bytes)
-            r = fail_at(c, (uint64_t)(t->data - c->m->data), "the data of tensors '%s' and '%s' overlap", last->name, t->name);
-        else note_gap(g, gap - last->bytes, last->name);
+            r = fail_at(c, (uint64_t)(t->data - c->m->data), "the data of tensors '%s' and '%s' overlap", last->name,
+                        t->name);
+        else
+            note_gap(g, gap - last->bytes, last->name);
         last = t;
     }
     note_gap(g, (uint64_t)(c->m->data + c->m->size - last->data) - last->bytes, last->name);
@@ -299,7 +312,7 @@ static int read_tensors(gguf *g, cursor *c, uint64_t n) {
 
 static int read_header(gguf *g, cursor *c, uint64_t *n_tensors, uint64_t *n_kv) {
     const file_map *m = c->m;
-    if (m->size < 4 || memcmp(m->data, "GGUF", 4)) {
+    if (m->size < 4 || memcmp(m->data, "GGUF", 4) != 0) {
         const char *guess = file_guess(m->data, m->size);
         if (guess) return fail(EXIT_INPUT, "%s: not a GGUF file: it looks like %s", m->path, guess);
         if (m->size >= 24) return fail_at(c, 0, "not a GGUF file: it does not begin with 'GGUF'");
@@ -313,9 +326,11 @@ static int read_header(gguf *g, cursor *c, uint64_t *n_tensors, uint64_t *n_kv) 
         return -1;
     if (version == 0x02000000 || version == 0x03000000)
         return fail_at(c, 4, "a big-endian GGUF file: convert it to little endian");
-    if (version < 2 || version > 3) return fail_at(c, 4, "GGUF version %" PRIu64 ", versions 2 and 3 are supported", version);
+    if (version < 2 || version > 3)
+        return fail_at(c, 4, "GGUF version %" PRIu64 ", versions 2 and 3 are supported", version);
     if (*n_tensors > GGUF_TENSORS_MAX || *n_tensors > left(c) / TENSOR_BYTES_MIN)
-        return fail_at(c, 8, "%" PRIu64 " tensors: more than the file can hold or than %d", *n_tensors, GGUF_TENSORS_MAX);
+        return fail_at(c, 8, "%" PRIu64 " tensors: more than the file can hold or than %d", *n_tensors,
+                       GGUF_TENSORS_MAX);
     if (*n_kv > GGUF_KV_MAX || *n_kv > left(c) / KV_BYTES_MIN)
         return fail_at(c, 16, "%" PRIu64 " key-values: more than the file can hold or than %d", *n_kv, GGUF_KV_MAX);
     g->version = (uint32_t)version;
@@ -347,8 +362,10 @@ const gguf_tensor *gguf_tensor_find(const gguf *g, const char *name) {
     while (lo < hi) {
         int mid = lo + (hi - lo) / 2, d = strcmp(g->tensors[g->tensor_order[mid]].name, name);
         if (!d) return &g->tensors[g->tensor_order[mid]];
-        if (d < 0) lo = mid + 1;
-        else hi = mid;
+        if (d < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return NULL;
 }

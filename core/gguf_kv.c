@@ -1,5 +1,5 @@
-/* Typed access to GGUF's key-values. A value is never cast: an integer is taken from any integer type when it fits, a real
- * from a float or integer type, and everything else is an error that names the key. */
+/* Typed access to GGUF's key-values. A value is never cast: an integer is taken from any integer type when it fits, a
+ * real from a float or integer type, and everything else is an error that names the key. */
 #include "core/error.h"
 #include "core/gguf.h"
 #include "core/num.h"
@@ -8,13 +8,17 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct { const char *name; uint8_t size; bool integer, sign, real; } kinds[GGUF_TYPES] = {
-    [GGUF_U8] = {"u8", 1, true, false, false},    [GGUF_I8] = {"i8", 1, true, true, false},
-    [GGUF_U16] = {"u16", 2, true, false, false},  [GGUF_I16] = {"i16", 2, true, true, false},
-    [GGUF_U32] = {"u32", 4, true, false, false},  [GGUF_I32] = {"i32", 4, true, true, false},
-    [GGUF_U64] = {"u64", 8, true, false, false},  [GGUF_I64] = {"i64", 8, true, true, false},
-    [GGUF_F32] = {"f32", 4, false, true, true},   [GGUF_F64] = {"f64", 8, false, true, true},
-    [GGUF_BOOL] = {"bool", 1, false, false, false}, [GGUF_STRING] = {"string", 0, false, false, false},
+static const struct {
+    const char *name;
+    uint8_t size;
+    bool integer, sign, real;
+} kinds[GGUF_TYPES] = {
+    [GGUF_U8] = {"u8", 1, true, false, false},        [GGUF_I8] = {"i8", 1, true, true, false},
+    [GGUF_U16] = {"u16", 2, true, false, false},      [GGUF_I16] = {"i16", 2, true, true, false},
+    [GGUF_U32] = {"u32", 4, true, false, false},      [GGUF_I32] = {"i32", 4, true, true, false},
+    [GGUF_U64] = {"u64", 8, true, false, false},      [GGUF_I64] = {"i64", 8, true, true, false},
+    [GGUF_F32] = {"f32", 4, false, true, true},       [GGUF_F64] = {"f64", 8, false, true, true},
+    [GGUF_BOOL] = {"bool", 1, false, false, false},   [GGUF_STRING] = {"string", 0, false, false, false},
     [GGUF_ARRAY] = {"array", 0, false, false, false},
 };
 
@@ -23,8 +27,10 @@ const gguf_kv *gguf_find(const gguf *g, const char *key) {
     while (lo < hi) {
         int mid = lo + (hi - lo) / 2, d = strcmp(g->kv[g->kv_order[mid]].key, key);
         if (!d) return &g->kv[g->kv_order[mid]];
-        if (d < 0) lo = mid + 1;
-        else hi = mid;
+        if (d < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return NULL;
 }
@@ -40,8 +46,8 @@ static int64_t element_int(gguf_type type, const uint8_t *data, uint64_t i) {
     int size = kinds[type].size;
     uint64_t v = little(data + i * (uint64_t)size, size);
     if (!kinds[type].sign) return v > INT64_MAX ? INT64_MAX : (int64_t)v;
-    int unused = 64 - 8 * size;
-    return (int64_t)(v << unused) >> unused;
+    uint64_t top = (uint64_t)1 << (8 * size - 1); /* sign extension */
+    return (int64_t)((v ^ top) - top);
 }
 
 static double element_real(gguf_type type, const uint8_t *data, uint64_t i) {
@@ -82,8 +88,10 @@ int gguf_get_int(const gguf *g, const char *key, int64_t lo, int64_t hi, int64_t
         *out = v;
         return 0;
     }
-    if (wraps) snprintf(found, sizeof found, "%" PRIu64, little(kv->data, 8));
-    else snprintf(found, sizeof found, "%" PRId64, v);
+    if (wraps)
+        snprintf(found, sizeof found, "%" PRIu64, little(kv->data, 8));
+    else
+        snprintf(found, sizeof found, "%" PRId64, v);
     return fail_key(g, kv, found, expected);
 }
 
@@ -143,7 +151,9 @@ int gguf_get_array_or(const gguf *g, const char *key, gguf_type elem, int64_t n,
     *out = NULL;
     if (!kv) return 0;
     snprintf(expected, sizeof expected, "an array of %s",
-             elem == GGUF_I32 ? "integers" : elem == GGUF_F32 ? "floats" : kinds[elem].name);
+             elem == GGUF_I32   ? "integers"
+             : elem == GGUF_F32 ? "floats"
+                                : kinds[elem].name);
     if (kv->type != GGUF_ARRAY || !elem_fits(kv->elem, elem)) return fail_type(g, kv, expected);
     if (n >= 0 && kv->n != (uint64_t)n) {
         snprintf(found, sizeof found, "%" PRIu64 " elements", kv->n);
@@ -155,13 +165,13 @@ int gguf_get_array_or(const gguf *g, const char *key, gguf_type elem, int64_t n,
 }
 
 int64_t gguf_array_int(const gguf_kv *kv, uint64_t i) {
-    CHECK(kv->type == GGUF_ARRAY && kinds[kv->elem].integer && i < kv->n, "key %s: element %" PRIu64 " of %" PRIu64, kv->key,
-          i, kv->n);
+    CHECK(kv->type == GGUF_ARRAY && kinds[kv->elem].integer && i < kv->n, "key %s: element %" PRIu64 " of %" PRIu64,
+          kv->key, i, kv->n);
     return element_int(kv->elem, kv->data, i);
 }
 
 double gguf_array_real(const gguf_kv *kv, uint64_t i) {
-    CHECK(kv->type == GGUF_ARRAY && kinds[kv->elem].real && i < kv->n, "key %s: element %" PRIu64 " of %" PRIu64, kv->key, i,
-          kv->n);
+    CHECK(kv->type == GGUF_ARRAY && kinds[kv->elem].real && i < kv->n, "key %s: element %" PRIu64 " of %" PRIu64,
+          kv->key, i, kv->n);
     return element_real(kv->elem, kv->data, i);
 }

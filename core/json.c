@@ -7,14 +7,21 @@
 #include <math.h>
 #include <string.h>
 
-typedef struct { const char *where; const uint8_t *text; size_t n; int line0; } json_source;
+typedef struct {
+    const char *where;
+    const uint8_t *text;
+    size_t n;
+    int line0;
+} json_source;
 
 /* line and column (characters, from 1) of byte `at`, as jansson counts them */
 static int fail_at(const json_source *s, size_t at, const char *what) {
     int64_t line = 1, column = 1;
     for (size_t i = 0; i < at; i++) {
-        if (s->text[i] == '\n') line++, column = 1;
-        else column += (s->text[i] & 0xc0) != 0x80;
+        if (s->text[i] == '\n')
+            line++, column = 1;
+        else
+            column += (s->text[i] & 0xc0) != 0x80;
     }
     return fail(EXIT_INPUT, "%s:%" PRId64 ":%" PRId64 ": %s", s->where, line + s->line0, column, what);
 }
@@ -22,8 +29,8 @@ static int fail_at(const json_source *s, size_t at, const char *what) {
 /* What jansson 2.14 takes for each value on a 64-bit machine, malloc's own bytes included. */
 enum { COST_SCALAR = 48, COST_STRING = 80, COST_OBJECT = 272, COST_ARRAY = 160 };
 
-/* Depth and memory in one pass over the bytes, so that a bomb is refused before the parser allocates. Brackets and quotes
- * need no grammar: where the text is not JSON the parser will say so. */
+/* Depth and memory in one pass over the bytes, so that a bomb is refused before the parser allocates. Brackets and
+ * quotes need no grammar: where the text is not JSON the parser will say so. */
 static int scan(const json_source *s, json_limits limits) {
     char what[96];
     uint64_t memory = 0;
@@ -42,11 +49,17 @@ static int scan(const json_source *s, json_limits limits) {
             snprintf(what, sizeof what, "nested deeper than %d levels", limits.depth);
             return fail_at(s, i, what);
         case '}':
-        case ']': depth--; break;
+        case ']':
+            depth--;
+            break;
         case ',':
-        case ':': memory += COST_SCALAR; break;
-        case 0: return fail_at(s, i, "a NUL byte: the file is binary or damaged, expected JSON text");
-        default: break;
+        case ':':
+            memory += COST_SCALAR;
+            break;
+        case 0:
+            return fail_at(s, i, "a NUL byte: the file is binary or damaged, expected JSON text");
+        default:
+            break;
         }
         if (memory > limits.memory) {
             snprintf(what, sizeof what, "so many values that reading them would take more than %" PRIu64 " MiB",
@@ -59,7 +72,7 @@ static int scan(const json_source *s, json_limits limits) {
 
 static bool blank(const json_source *s) {
     for (size_t i = 0; i < s->n; i++)
-        if (!memchr(" \t\r\n", s->text[i], 4)) return false;
+        if (!is_blank(s->text[i])) return false;
     return true;
 }
 
@@ -118,14 +131,22 @@ json_t *json_read(const char *path) {
 const char *json_kind(const json_t *v) {
     if (!v) return "nothing";
     switch (json_typeof(v)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "an array";
-    case JSON_STRING: return "a string";
-    case JSON_INTEGER: return "an integer";
-    case JSON_REAL: return "a number";
-    case JSON_TRUE: return "true";
-    case JSON_FALSE: return "false";
-    case JSON_NULL: return "null";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a number";
+    case JSON_TRUE:
+        return "true";
+    case JSON_FALSE:
+        return "false";
+    case JSON_NULL:
+        return "null";
     }
     return "nothing";
 }

@@ -1,5 +1,6 @@
-/* Reading safetensors: [u64 header bytes][JSON header][data]. Every number of the header is checked against the file before
- * it is used; the tensors must cover the data without hole or overlap, so that no two readers see different models. */
+/* Reading safetensors: [u64 header bytes][JSON header][data]. Every number of the header is checked against the file
+ * before it is used; the tensors must cover the data without hole or overlap, so that no two readers see different
+ * models. */
 #include "core/safetensors.h"
 #include "core/arena.h"
 #include "core/error.h"
@@ -12,16 +13,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct { const char *name; int size; } dtypes[ST_DTYPES] = {
-    [ST_F64] = {"F64", 8}, [ST_F32] = {"F32", 4}, [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2}, [ST_I64] = {"I64", 8},
-    [ST_I32] = {"I32", 4}, [ST_I16] = {"I16", 2}, [ST_I8] = {"I8", 1},   [ST_U8] = {"U8", 1},     [ST_BOOL] = {"BOOL", 1},
+static const struct {
+    const char *name;
+    int size;
+} dtypes[ST_DTYPES] = {
+    [ST_F64] = {"F64", 8}, [ST_F32] = {"F32", 4},   [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2},
+    [ST_I64] = {"I64", 8}, [ST_I32] = {"I32", 4},   [ST_I16] = {"I16", 2}, [ST_I8] = {"I8", 1},
+    [ST_U8] = {"U8", 1},   [ST_BOOL] = {"BOOL", 1},
 };
 
 const char *st_dtype_name(st_dtype t) { return (unsigned)t < ST_DTYPES ? dtypes[t].name : "?"; }
 int st_dtype_size(st_dtype t) { return (unsigned)t < ST_DTYPES ? dtypes[t].size : 0; }
 
 /* where we are: one file of a model, its data section and the entry at hand */
-typedef struct { safetensors *s; const file_map *m; int file; const uint8_t *data; uint64_t bytes; const char *name; } entry_at;
+typedef struct {
+    safetensors *s;
+    const file_map *m;
+    int file;
+    const uint8_t *data;
+    uint64_t bytes;
+    const char *name;
+} entry_at;
 
 static int entry_fail(const entry_at *at, const char *field, const json_t *found, const char *expected) {
     if (json_is_integer(found))
@@ -35,11 +47,12 @@ static int read_dtype(const entry_at *at, const json_t *v, st_dtype *out) {
     if (!json_is_string(v)) return entry_fail(at, "dtype", v, "a string");
     const char *name = json_string_value(v);
     for (int t = 0; t < ST_DTYPES; t++) {
-        if (strcmp(name, dtypes[t].name)) continue;
+        if (strcmp(name, dtypes[t].name) != 0) continue;
         *out = (st_dtype)t;
         return 0;
     }
-    return fail(EXIT_INPUT, "%s: tensor '%s': dtype '%.32s' is not supported (F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL are)",
+    return fail(EXIT_INPUT,
+                "%s: tensor '%s': dtype '%.32s' is not supported (F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL are)",
                 at->m->path, at->name, name);
 }
 
@@ -78,7 +91,9 @@ static int read_offsets(const entry_at *at, const json_t *v, st_tensor *t) {
         return fail(EXIT_INPUT, "%s: tensor '%s': data begins at %" PRIu64 " and ends before, at %" PRIu64, at->m->path,
                     at->name, span[0], span[1]);
     if (span[1] > at->bytes)
-        return fail(EXIT_INPUT, "%s: tensor '%s': data ends at %" PRIu64 " of a data section of %" PRIu64 " bytes: the file is cut short",
+        return fail(EXIT_INPUT,
+                    "%s: tensor '%s': data ends at %" PRIu64 " of a data section of %" PRIu64
+                    " bytes: the file is cut short",
                     at->m->path, at->name, span[1], at->bytes);
     if (span[1] - span[0] != t->bytes)
         return fail(EXIT_INPUT, "%s: tensor '%s': %" PRIu64 " bytes of data, but shape and dtype %s make %" PRIu64,
@@ -90,15 +105,18 @@ static int read_offsets(const entry_at *at, const json_t *v, st_tensor *t) {
 static int check_name(const char *path, const char *name) {
     size_t n = strlen(name);
     if (!n || n > ST_NAME_MAX)
-        return fail(EXIT_INPUT, "%s: a tensor name of %zu bytes ('%.64s'), expected 1 to %d", path, n, name, ST_NAME_MAX);
+        return fail(EXIT_INPUT, "%s: a tensor name of %zu bytes ('%.64s'), expected 1 to %d", path, n, name,
+                    ST_NAME_MAX);
     if (!text_is_name(name, n) || strstr(name, ".."))
         return fail(EXIT_INPUT, "%s: tensor name '%s' has control characters or '..'", path, name);
     return 0;
 }
 
 static void take_note(safetensors *s, char *note) {
-    if (s->note) free(note);
-    else s->note = note;
+    if (s->note)
+        free(note);
+    else
+        s->note = note;
 }
 
 static int read_entry(entry_at *at, const json_t *v, st_tensor *t) {
@@ -125,7 +143,8 @@ static int read_metadata(safetensors *s, const file_map *m, json_t *v) {
     size_t total = 0;
     json_object_foreach(v, key, value) {
         if (!json_is_string(value))
-            return fail(EXIT_INPUT, "%s: __metadata__ key '%.128s' is %s, expected a string", m->path, key, json_kind(value));
+            return fail(EXIT_INPUT, "%s: __metadata__ key '%.128s' is %s, expected a string", m->path, key,
+                        json_kind(value));
         total += strlen(key) + json_string_length(value);
         if (total > ST_METADATA_MAX)
             return fail(EXIT_INPUT, "%s: __metadata__ exceeds %d bytes", m->path, ST_METADATA_MAX);
@@ -158,7 +177,8 @@ static int check_cover(const entry_at *at, st_tensor *t, int n) {
     for (int i = 0; i < n; i++) {
         uint64_t begin = (uint64_t)(t[i].data - at->data);
         if (begin > end)
-            return fail(EXIT_INPUT, "%s: a hole of %" PRIu64 " bytes at data offset %" PRIu64 ", between %s and tensor '%s'",
+            return fail(EXIT_INPUT,
+                        "%s: a hole of %" PRIu64 " bytes at data offset %" PRIu64 ", between %s and tensor '%s'",
                         at->m->path, begin - end, end, before, t[i].name);
         if (begin < end && t[i].bytes)
             return fail(EXIT_INPUT, "%s: tensors '%s' and '%s' overlap at data offset %" PRIu64, at->m->path, before,
@@ -169,8 +189,8 @@ static int check_cover(const entry_at *at, st_tensor *t, int n) {
         before = t[i].name;
     }
     if (end != at->bytes)
-        return fail(EXIT_INPUT, "%s: %" PRIu64 " bytes after the last tensor (%s), expected the end of the file", at->m->path,
-                    at->bytes - end, before);
+        return fail(EXIT_INPUT, "%s: %" PRIu64 " bytes after the last tensor (%s), expected the end of the file",
+                    at->m->path, at->bytes - end, before);
     return 0;
 }
 
@@ -214,7 +234,7 @@ static int find_header(const file_map *m, const char **text, uint64_t *length) {
         return not_safetensors(m, found);
     }
     uint64_t i = 8;
-    while (i < 8 + n && memchr(" \t\r\n", m->data[i], 4)) i++; /* some writers pad in front */
+    while (i < 8 + n && is_blank(m->data[i])) i++; /* some writers pad in front */
     if (i == 8 + n || m->data[i] != '{') {
         snprintf(found, sizeof found, "offset 0x%" PRIx64 " (%" PRIu64 "): expected the '{' of a JSON object", i, i);
         return not_safetensors(m, found);
@@ -228,8 +248,10 @@ static int check_signs(const file_map *m, const char *text, uint64_t length) {
     bool quoted = false;
     if (!memchr(text, '-', length)) return 0;
     for (uint64_t i = 0; i < length; i++) {
-        if (text[i] == '"') quoted = !quoted;
-        else if (quoted && text[i] == '\\') i++;
+        if (text[i] == '"')
+            quoted = !quoted;
+        else if (quoted && text[i] == '\\')
+            i++;
         else if (!quoted && text[i] == '-')
             return fail(EXIT_INPUT, "%s: offset 0x%" PRIx64 " (%" PRIu64 "): a negative number in the header", m->path,
                         i + 8, i + 8);
@@ -240,7 +262,7 @@ static int check_signs(const file_map *m, const char *text, uint64_t length) {
 /* s->files[file] is mapped */
 static int read_file(safetensors *s, int file) {
     const file_map *m = &s->files[file];
-    const char *text = NULL;
+    const char *text = "";
     uint64_t length = 0;
     if (find_header(m, &text, &length)) return -1;
     if (check_signs(m, text, length)) return -1;
@@ -286,11 +308,12 @@ static int by_text(const void *a, const void *b) { return strcmp(*(char *const *
 static int check_shard_name(const char *path, const char *tensor, const json_t *v) {
     const char *name = json_string_value(v);
     if (!name)
-        return fail(EXIT_INPUT, "%s: weight_map: '%.128s' is %s, expected the name of a shard", path, tensor, json_kind(v));
+        return fail(EXIT_INPUT, "%s: weight_map: '%.128s' is %s, expected the name of a shard", path, tensor,
+                    json_kind(v));
     size_t n = strlen(name);
     if (!n || n > 255 || strpbrk(name, "/\\") || !strcmp(name, ".") || !strcmp(name, "..") || !text_is_name(name, n))
-        return fail(EXIT_INPUT, "%s: weight_map: '%.128s' lies in '%.255s', expected a file name without a directory", path,
-                    tensor, name);
+        return fail(EXIT_INPUT, "%s: weight_map: '%.128s' lies in '%.255s', expected a file name without a directory",
+                    path, tensor, name);
     return 0;
 }
 
@@ -321,8 +344,8 @@ static int check_map(safetensors *s, const char *path, json_t *map, const char *
         const st_tensor *t = safetensors_find(s, name);
         const char *shard = json_string_value(v);
         if (!t || strcmp(shards[t->file], shard))
-            return fail(EXIT_INPUT, "%s: weight_map: tensor '%.512s' is not in %s%s%s", path, name, shard, t ? ", but in " : "",
-                        t ? shards[t->file] : "");
+            return fail(EXIT_INPUT, "%s: weight_map: tensor '%.512s' is not in %s%s%s", path, name, shard,
+                        t ? ", but in " : "", t ? shards[t->file] : "");
     }
     for (int i = 0; i < s->n && !s->note; i++)
         if (!json_object_get(map, s->tensors[i].name))
@@ -356,7 +379,8 @@ int safetensors_open_index(safetensors *s, const char *path) {
     if (!json_is_object(map))
         r = fail(EXIT_INPUT, "%s: key 'weight_map': found %s, expected an object of tensor and file names", path,
                  json_kind(map));
-    else r = shard_names(path, map, &shards, &n) || open_shards(s, path, map, shards, n) ? -1 : 0;
+    else
+        r = shard_names(path, map, &shards, &n) || open_shards(s, path, map, shards, n) ? -1 : 0;
     free(shards);
     json_decref(index);
     if (r) safetensors_close(s);
@@ -367,9 +391,12 @@ int safetensors_open_dir(safetensors *s, const char *dir, const char *stem) {
     *s = (safetensors){0};
     char *one = xprintf("%s/%s.safetensors", dir, stem), *index = xprintf("%s/%s.safetensors.index.json", dir, stem);
     int r;
-    if (path_exists(one)) r = safetensors_open(s, one);
-    else if (path_exists(index)) r = safetensors_open_index(s, index);
-    else r = fail(EXIT_INPUT, "%s: neither %s.safetensors nor %s.safetensors.index.json is there", dir, stem, stem);
+    if (path_exists(one))
+        r = safetensors_open(s, one);
+    else if (path_exists(index))
+        r = safetensors_open_index(s, index);
+    else
+        r = fail(EXIT_INPUT, "%s: neither %s.safetensors nor %s.safetensors.index.json is there", dir, stem, stem);
     free(one), free(index);
     return r;
 }

@@ -1,7 +1,7 @@
 /* safetensors files: 8 bytes header length, JSON header, data. Reader and writer know files, not models.
  * Spec: github.com/huggingface/safetensors (format section); this reader is stricter where no real file is lost:
- * duplicate names, names with control bytes or "..", holes and overlaps are refused. Tensors without elements may share an
- * offset with others, as the reference writer lays them out. */
+ * duplicate names, names with control bytes or "..", holes and overlaps are refused. Tensors without elements may share
+ * an offset with others, as the reference writer lays them out. */
 #ifndef PEFT_CORE_SAFETENSORS_H
 #define PEFT_CORE_SAFETENSORS_H
 
@@ -36,19 +36,29 @@ typedef struct {
     char *note; /* NULL, or one line on something odd but harmless, which the program should print once */
 } safetensors;
 
-int safetensors_open(safetensors *s, const char *path);            /* one .safetensors file */
-int safetensors_open_index(safetensors *s, const char *path);      /* model.safetensors.index.json: every shard, checked */
-int safetensors_open_dir(safetensors *s, const char *dir, const char *stem); /* stem.safetensors or its index; -1 names both */
+int safetensors_open(safetensors *s, const char *path);       /* one .safetensors file */
+int safetensors_open_index(safetensors *s, const char *path); /* model.safetensors.index.json: every shard, checked */
+int safetensors_open_dir(safetensors *s, const char *dir,
+                         const char *stem); /* stem.safetensors or its index; -1 names both */
 void safetensors_close(safetensors *s);
 const st_tensor *safetensors_find(const safetensors *s, const char *name); /* NULL when absent */
-const char *st_dtype_name(st_dtype t);                                      /* "F32" */
+const char *st_dtype_name(st_dtype t);                                     /* "F32" */
 int st_dtype_size(st_dtype t);
 
 /* Writer: declare every tensor, then hand the data over in the same order in pieces of any size; memory stays small. */
-typedef struct { char *name; st_dtype dtype; int dims; int64_t shape[ST_DIMS_MAX]; } st_decl;
-typedef struct { file_out out; uint64_t left; } st_writer;
+typedef struct {
+    char *name;
+    st_dtype dtype;
+    int dims;
+    int64_t shape[ST_DIMS_MAX];
+} st_decl;
+typedef struct {
+    file_out out;
+    uint64_t left;
+} st_writer;
 /* metadata: n_meta pairs key, value (HF expects {"format":"pt"}). Names must be unique; data follows in decl order. */
-int st_writer_open(st_writer *w, const char *path, const st_decl *decls, int n, const char *const *metadata, int n_meta);
+int st_writer_open(st_writer *w, const char *path, const st_decl *decls, int n, const char *const *metadata,
+                   int n_meta);
 int st_writer_data(st_writer *w, const void *data, uint64_t bytes);
 int st_writer_close(st_writer *w); /* commits; -1 also when data are missing */
 void st_writer_abandon(st_writer *w);

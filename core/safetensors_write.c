@@ -1,5 +1,5 @@
-/* Writing safetensors: the header is known from the declarations, so data go to disk as they come. Tensors are contiguous
- * and in the order declared; the header is padded with spaces so that the data start at a multiple of 8. */
+/* Writing safetensors: the header is known from the declarations, so data go to disk as they come. Tensors are
+ * contiguous and in the order declared; the header is padded with spaces so that the data start at a multiple of 8. */
 #include "core/arena.h"
 #include "core/error.h"
 #include "core/num.h"
@@ -15,7 +15,8 @@ static int by_text(const void *a, const void *b) { return strcmp(*(char *const *
 
 static uint64_t decl_bytes(const st_decl *d) {
     int64_t n = st_dtype_size(d->dtype);
-    CHECK(n > 0 && d->dims >= 0 && d->dims <= ST_DIMS_MAX, "tensor %s: dtype %d, %d dimensions", d->name, d->dtype, d->dims);
+    CHECK(n > 0 && d->dims >= 0 && d->dims <= ST_DIMS_MAX, "tensor %s: dtype %d, %d dimensions", d->name, d->dtype,
+          d->dims);
     for (int i = 0; i < d->dims; i++) n = mul_checked(n, d->shape[i]);
     CHECK(n >= 0, "tensor %s: its size overflows", d->name);
     return (uint64_t)n;
@@ -39,9 +40,12 @@ static void put_json_string(FILE *f, const char *s) {
     CHECK(utf8_valid((const uint8_t *)s, strlen(s)) == strlen(s), "not UTF-8: '%s'", s);
     fputc('"', f);
     for (; *s; s++) {
-        if (*s == '"' || *s == '\\') fprintf(f, "\\%c", *s);
-        else if ((unsigned char)*s < 0x20) fprintf(f, "\\u%04x", (unsigned)*s);
-        else fputc(*s, f);
+        if (*s == '"' || *s == '\\')
+            fprintf(f, "\\%c", *s);
+        else if ((unsigned char)*s < 0x20)
+            fprintf(f, "\\u%04x", (unsigned)*s);
+        else
+            fputc(*s, f);
     }
     fputc('"', f);
 }
@@ -71,7 +75,8 @@ static uint64_t put_header(FILE *f, const st_decl *decls, int n, const char *con
     return at;
 }
 
-int st_writer_open(st_writer *w, const char *path, const st_decl *decls, int n, const char *const *metadata, int n_meta) {
+int st_writer_open(st_writer *w, const char *path, const st_decl *decls, int n, const char *const *metadata,
+                   int n_meta) {
     *w = (st_writer){.out.fd = -1};
     check_decls(decls, n);
     char *header = NULL;
@@ -83,10 +88,13 @@ int st_writer_open(st_writer *w, const char *path, const st_decl *decls, int n, 
     bool bad = ferror(f);
     bad |= fclose(f) != 0;
     int r = bad ? fail(EXIT_MEMORY, "%s: no memory for the header", path) : 0;
-    if (!r && length > ST_HEADER_MAX) r = fail(EXIT_INPUT, "%s: a header of %zu bytes exceeds %d", path, length, ST_HEADER_MAX);
+    if (!r && length > ST_HEADER_MAX)
+        r = fail(EXIT_INPUT, "%s: a header of %zu bytes exceeds %d", path, length, ST_HEADER_MAX);
     uint8_t prefix[8];
     for (int i = 0; i < 8; i++) prefix[i] = (uint8_t)((uint64_t)length >> 8 * i);
-    if (!r) r = file_create(&w->out, path) || file_write(&w->out, prefix, 8) || file_write(&w->out, header, length) ? -1 : 0;
+    if (!r)
+        r = file_create(&w->out, path) || file_write(&w->out, prefix, 8) || file_write(&w->out, header, length) ? -1
+                                                                                                                : 0;
     free(header);
     w->left = data;
     return r;
@@ -100,7 +108,8 @@ int st_writer_data(st_writer *w, const void *data, uint64_t bytes) {
 
 int st_writer_close(st_writer *w) {
     if (!w->left) return file_commit(&w->out);
-    if (w->out.path) fail(EXIT_INTERNAL, "%s: %" PRIu64 " bytes of declared data were never written", w->out.path, w->left);
+    if (w->out.path)
+        fail(EXIT_INTERNAL, "%s: %" PRIu64 " bytes of declared data were never written", w->out.path, w->left);
     st_writer_abandon(w);
     return -1;
 }
