@@ -30,6 +30,9 @@ typedef struct {
     size_t n, room;
 } bytes;
 
+/* a literal with NULs inside, and its length */
+#define LITERAL(s) (s), sizeof(s) - 1
+
 static inline void put(bytes *b, const void *p, size_t n) {
     if (b->n + n > b->room) {
         b->room = (b->n + n) * 2;

@@ -224,17 +224,17 @@ static void g02_other_files(void **state) {
         size_t n;
         const char *says;
     } files[] = {
-        {"tjgg\1\0\0\0aaaaaaaaaaaaaaaaaaaaaaaa", 32, "ggjt"},
-        {"lmgg\1\0\0\0aaaaaaaaaaaaaaaaaaaaaaaa", 32, "ggml"},
-        {"\x80\x02}q\0(X\1\0\0\0aK\1aaaaaaaaaaaaaaaaa", 32, "pickle"},
-        {"PK\3\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 26, "zip archive"},
-        {"\2\0\0\0\0\0\0\0{}", 10, "a safetensors file"},
-        {"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", 70, "git lfs pull"},
-        {"\n <!DOCTYPE html><html><head></head></html>", 43, "an HTML page"},
-        {"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 25, "zero bytes only"},
-        {"{\"error\":\"Repository not found, sorry\"}", 39, "JSON text"},
-        {"what is this? nobody knows at all", 33, "does not begin with 'GGUF'"},
-        {"\x1f\x8b\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 26, "gzip"},
+        {LITERAL("tjgg\1\0\0\0aaaaaaaaaaaaaaaaaaaaaaaa"), "ggjt"},
+        {LITERAL("lmgg\1\0\0\0aaaaaaaaaaaaaaaaaaaaaaaa"), "ggml"},
+        {LITERAL("\x80\x02}q\0(X\1\0\0\0aK\1aaaaaaaaaaaaaaaaa"), "pickle"},
+        {LITERAL("PK\3\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), "zip archive"},
+        {LITERAL("\2\0\0\0\0\0\0\0{}"), "a safetensors file"},
+        {LITERAL("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), "git lfs pull"},
+        {LITERAL("\n <!DOCTYPE html><html><head></head></html>"), "an HTML page"},
+        {LITERAL("\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), "zero bytes only"},
+        {LITERAL("{\"error\":\"Repository not found, sorry\"}"), "JSON text"},
+        {LITERAL("what is this? nobody knows at all"), "does not begin with 'GGUF'"},
+        {LITERAL("\x1f\x8b\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), "gzip"},
     };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         bytes b = text_file(files[i].text, files[i].n);

@@ -400,13 +400,13 @@ static void s22_other_files(void **state) {
         size_t n;
         const char *says;
     } files[] = {
-        {"\x80\x02\x8a\nl\xfc\x9c\x46\xf9\x20\x6a\xa8P\x19.", 17, "pickle"},
-        {"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", 70, "git lfs pull"},
-        {"PK\3\4\0\0\0\0\0\0\0\0", 12, "zip archive"},
-        {"GGUF\3\0\0\0\0\0\0\0", 12, "a GGUF file"},
-        {"<!doctype html>", 15, "an HTML page"},
-        {"<html>", 6, "an HTML page"},
-        {"\0\0\0\0\0\0\0\0\0\0\0\0", 12, "zero bytes only"},
+        {LITERAL("\x80\x02\x8a\nl\xfc\x9c\x46\xf9\x20\x6a\xa8P\x19."), "pickle"},
+        {LITERAL("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), "git lfs pull"},
+        {LITERAL("PK\3\4\0\0\0\0\0\0\0\0"), "zip archive"},
+        {LITERAL("GGUF\3\0\0\0\0\0\0\0"), "a GGUF file"},
+        {LITERAL("<!doctype html>"), "an HTML page"},
+        {LITERAL("<html>"), "an HTML page"},
+        {LITERAL("\0\0\0\0\0\0\0\0\0\0\0\0"), "zero bytes only"},
     };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         bytes b = {0};
