@@ -45,11 +45,14 @@ const int config_rows_n = ROWS;
 bool key_row_is_field(const key_row *r) { return r->bit < 0 && r->type != KEY_SECTION; }
 
 char *key_row_expected(const key_row *r) {
-    static const char *const words[] = {
-        [KEY_INT] = "an integer",        [KEY_SIZE] = "a size such as 4GB (10^9) or 4GiB (2^30)",
-        [KEY_REAL] = "a number",         [KEY_BOOL] = "true or false",
-        [KEY_STRING] = "text",           [KEY_CHOICE] = "one of ",
-        [KEY_STRINGS] = "a list of names or one string", [KEY_DATASETS] = "a list of entries with path and type"};
+    static const char *const words[] = {[KEY_INT] = "an integer",
+                                        [KEY_SIZE] = "a size such as 4GB (10^9) or 4GiB (2^30)",
+                                        [KEY_REAL] = "a number",
+                                        [KEY_BOOL] = "true or false",
+                                        [KEY_STRING] = "text",
+                                        [KEY_CHOICE] = "one of ",
+                                        [KEY_STRINGS] = "a list of names or one string",
+                                        [KEY_DATASETS] = "a list of entries with path and type"};
     bool number = r->type == KEY_INT || r->type == KEY_REAL || r->type == KEY_SIZE;
     if (r->type == KEY_STRING && r->range) return xprintf("an existing %s", strcmp(r->range, "file") ? "path" : "file");
     if (number && r->range) return xprintf("%s in %s", words[r->type], r->range);
@@ -61,7 +64,14 @@ char *key_row_expected(const key_row *r) {
 
 /* ---- values ---- */
 
-typedef union { int64_t i; double r; bool b; char *s; string_list strings; dataset_list sets; } key_value;
+typedef union {
+    int64_t i;
+    double r;
+    bool b;
+    char *s;
+    string_list strings;
+    dataset_list sets;
+} key_value;
 
 static size_t value_size(key_type t) {
     static const size_t sizes[] = {[KEY_INT] = sizeof(config_INT),         [KEY_SIZE] = sizeof(config_SIZE),
@@ -129,8 +139,10 @@ static int expected(loader *l, const key_row *r, const yaml_node *v, const char 
 static int read_number(loader *l, const key_row *r, const yaml_node *v, key_value *out) {
     const char *wrong;
     interval range = interval_parse(r->range);
-    if (r->type == KEY_REAL) wrong = scalar_real(v->text, &out->r);
-    else wrong = r->type == KEY_INT ? scalar_int(v->text, &out->i) : scalar_size(v->text, &out->i);
+    if (r->type == KEY_REAL)
+        wrong = scalar_real(v->text, &out->r);
+    else
+        wrong = r->type == KEY_INT ? scalar_int(v->text, &out->i) : scalar_size(v->text, &out->i);
     if (wrong) return expected(l, r, v, wrong);
     if (!interval_has(range, r->type == KEY_REAL ? out->r : (double)out->i)) return expected(l, r, v, NULL);
     return 0;
@@ -139,7 +151,8 @@ static int read_number(loader *l, const key_row *r, const yaml_node *v, key_valu
 static int read_string(loader *l, const key_row *r, const yaml_node *v, bool look, key_value *out) {
     const char *text = v->text, *refused = value_refused(r->name, text), *same = value_same(r->name, text);
     if (refused) {
-        problem_add(&l->problems, v->at, "%s: '%s' is known to axolotl, not supported here: %s", r->name, text, refused);
+        problem_add(&l->problems, v->at, "%s: '%s' is known to axolotl, not supported here: %s", r->name, text,
+                    refused);
         return -1;
     }
     if (same) text = same;
@@ -158,7 +171,13 @@ static int read_string(loader *l, const key_row *r, const yaml_node *v, bool loo
         struct stat st;
         const char *why = access(text, R_OK) || stat(text, &st) ? strerror(errno) : NULL;
         if (!why && !strcmp(r->range, "file") && S_ISDIR(st.st_mode)) why = "a directory";
-        if (why) return expected(l, r, v, why);
+        if (why) {
+            char *want = key_row_expected(r), *q = quoted(text);
+            problem_add(&l->problems, v->at, "%s: found %s (%s), expected %s; nothing is downloaded", r->name, q, why,
+                        want);
+            free(want), free(q);
+            return -1;
+        }
     }
     out->s = *text ? xstrdup(text) : NULL;
     return 0;
@@ -200,8 +219,13 @@ static int read_value(loader *l, const key_row *r, const yaml_node *v, bool look
     return -1;
 }
 
-/* One map of the file: the top, an entry of datasets, or a map such as special_tokens whose keys are names with a dot. */
-typedef struct { const char *scope; dataset_entry *entry; place seen[ROWS]; } map_scope;
+/* One map of the file: the top, an entry of datasets, or a map such as special_tokens whose keys are names with a dot.
+ */
+typedef struct {
+    const char *scope;
+    dataset_entry *entry;
+    place seen[ROWS];
+} map_scope;
 
 static bool unset_text(const yaml_node *v) { return scalar_is_null(v) || (v->kind == YAML_NODE_SCALAR && !*v->text); }
 
@@ -209,8 +233,11 @@ static void read_row(loader *l, map_scope *m, const key_row *r, const yaml_pair 
     place *seen = &m->seen[r - config_rows];
     if (seen->line && p->merged) return;
     if (seen->line) {
-        if (p->key->at.line < 0) problem_add(&l->problems, p->key->at, "%s is given twice", r->name);
-        else problem_add(&l->problems, p->key->at, "'%s' is another name of %s, given on line %d", p->key->text, r->name, seen->line);
+        if (p->key->at.line < 0)
+            problem_add(&l->problems, p->key->at, "%s is given twice", r->name);
+        else
+            problem_add(&l->problems, p->key->at, "'%s' is another name of %s, given on line %d", p->key->text, r->name,
+                        seen->line);
         return;
     }
     *seen = p->key->at;
@@ -234,7 +261,8 @@ static void read_axolotl(loader *l, const axolotl_key *a, const yaml_pair *p) {
     if (a->accept && off && word_in("false", a->accept)) return;
     if (a->accept && (!strcmp(a->accept, "*") || (scalar && word_in(p->value->text, a->accept))))
         problem_note(&l->problems, p->key->at, "'%s' has no effect here: %s", a->name, a->text);
-    else problem_add(&l->problems, p->key->at, "'%s' is known to axolotl, not supported here: %s", a->name, a->text);
+    else
+        problem_add(&l->problems, p->key->at, "'%s' is known to axolotl, not supported here: %s", a->name, a->text);
 }
 
 static void read_map(loader *l, map_scope *m, const yaml_node *map) {
@@ -244,8 +272,10 @@ static void read_map(loader *l, map_scope *m, const yaml_node *map) {
         const key_row *r = name_row(name);
         const axolotl_key *a = name_axolotl(name);
         if (r && key_row_is_field(r) && !m->entry) r = NULL; /* "datasets.path: x" at the top */
-        if (r) read_row(l, m, r, p);
-        else if (a) read_axolotl(l, a, p);
+        if (r)
+            read_row(l, m, r, p);
+        else if (a)
+            read_axolotl(l, a, p);
         else if (name_is_scope(name) && p->value->kind == YAML_NODE_MAP) {
             const char *outer = m->scope;
             char *inner = xprintf("%s.", name);
@@ -293,8 +323,9 @@ static void read_mappings(loader *l, dataset_entry *e, const yaml_node *v) {
         }
         return;
     }
-    problem_add(&l->problems, v->at,
-                "datasets.message_property_mappings: expected {role: role, content: content} or {role: from, content: value}");
+    problem_add(
+        &l->problems, v->at,
+        "datasets.message_property_mappings: expected {role: role, content: content} or {role: from, content: value}");
 }
 
 static void read_entry(loader *l, dataset_entry *e, const yaml_node *v, bool look) {
@@ -319,9 +350,11 @@ static int read_datasets(loader *l, const key_row *r, const yaml_node *v, bool l
     out->sets = (dataset_list){xcalloc((size_t)v->n, sizeof(dataset_entry)), v->n};
     for (int i = 0; i < v->n; i++) {
         const yaml_node *item = v->pair[i].value;
-        if (item->kind == YAML_NODE_MAP) read_entry(l, &out->sets.item[i], item, look);
-        else problem_add(&l->problems, item->at, "datasets: found %s, expected an entry with path and type",
-                         item->kind == YAML_NODE_LIST ? "a list" : "text");
+        if (item->kind == YAML_NODE_MAP)
+            read_entry(l, &out->sets.item[i], item, look);
+        else
+            problem_add(&l->problems, item->at, "datasets: found %s, expected an entry with path and type",
+                        item->kind == YAML_NODE_LIST ? "a list" : "text");
     }
     if (l->problems.errors == errors) return 0;
     value_free(r, *out);
@@ -355,9 +388,12 @@ static void exclusive(loader *l, int a, int b) {
         free(line);
         return;
     }
-    if (given(l, a) && given(l, b)) unset(l, l->by_args[a] ? b : a);
-    else if (given(l, a)) unset(l, b);
-    else if (given(l, b)) unset(l, a);
+    if (given(l, a) && given(l, b))
+        unset(l, l->by_args[a] ? b : a);
+    else if (given(l, a))
+        unset(l, b);
+    else if (given(l, b))
+        unset(l, a);
 }
 
 /* Below 1 a fraction, else a count. */
@@ -365,7 +401,8 @@ static void count_or_fraction(loader *l, int bit) {
     const key_row *r = row_of_bit(bit);
     double x = value_get(r, l->c).r;
     if (given(l, bit) && x >= 1 && x != floor(x))
-        problem_add(&l->problems, l->at[bit], "%s: found %g, expected a fraction below 1 or a whole number", r->name, x);
+        problem_add(&l->problems, l->at[bit], "%s: found %g, expected a fraction below 1 or a whole number", r->name,
+                    x);
 }
 
 static void check_quantisation(loader *l) {
@@ -469,10 +506,13 @@ static void read_file(loader *l, const char *path) {
     char *text = config_read_file(path, &n, &l->problems);
     if (!text) return;
     if (!yaml_tree(&d, text, n, false, &l->problems)) {
-        if (d.root->kind == YAML_NODE_MAP) read_map(l, &m, d.root);
-        else if (unset_text(d.root)) problem_add(&l->problems, (place){0, 0}, "no keys: expected lines 'key: value'");
-        else problem_add(&l->problems, d.root->at, "found %s, expected lines 'key: value'",
-                         d.root->kind == YAML_NODE_LIST ? "a list" : "text");
+        if (d.root->kind == YAML_NODE_MAP)
+            read_map(l, &m, d.root);
+        else if (unset_text(d.root))
+            problem_add(&l->problems, (place){0, 0}, "no keys: expected lines 'key: value'");
+        else
+            problem_add(&l->problems, d.root->at, "found %s, expected lines 'key: value'",
+                        d.root->kind == YAML_NODE_LIST ? "a list" : "text");
         if (d.root->kind == YAML_NODE_MAP) check(l);
     }
     yaml_tree_free(&d);
@@ -485,15 +525,17 @@ int config_open_to(config *c, const char *path, const char *const *overrides, in
     *c = (config){.path = path ? xstrdup(path) : NULL};
     set_defaults(&l);
     for (int i = 0; i < n; i++) read_override(&l, &args, overrides[i]);
-    if (path) read_file(&l, path);
-    else check(&l);
+    if (path)
+        read_file(&l, path);
+    else
+        check(&l);
     int errors = l.problems.errors;
     problem_print(&l.problems, problems);
     problem_free(&l.problems);
     if (!errors) return 0;
     config_close(c);
-    return fail(EXIT_USAGE, "%s: %d problem%s in the configuration; nothing was written", path ? path : "command line", errors,
-                errors > 1 ? "s" : "");
+    return fail(EXIT_USAGE, "%s: %d problem%s in the configuration; nothing was written", path ? path : "command line",
+                errors, errors > 1 ? "s" : "");
 }
 
 int config_open(config *c, const char *path, const char *const *overrides, int n) {

@@ -1,6 +1,7 @@
-/* The YAML configuration: one table of keys (keys.def) gives parsing, defaults, ranges, --help and configs/reference.yaml.
- * Names are axolotl's; peft's field names for adapter internals are accepted as aliases. Parsing is libyaml's events with
- * marks; every problem of a file is collected and reported as path:line:column, what was found, what is expected. */
+/* The YAML configuration: one table of keys (keys.def) gives parsing, defaults, ranges, --help and
+ * configs/reference.yaml. Names are axolotl's; peft's field names for adapter internals are accepted as aliases.
+ * Parsing is libyaml's events with marks; every problem of a file is collected and reported as path:line:column, what
+ * was found, what is expected. */
 #ifndef PEFT_CORE_CONFIG_H
 #define PEFT_CORE_CONFIG_H
 
@@ -9,7 +10,11 @@
 #include <stdio.h>
 
 /* scalar: given as one string, not as a list (lora_target_modules: a regular expression or all-linear) */
-typedef struct { char **item; int n; bool scalar; } string_list;
+typedef struct {
+    char **item;
+    int n;
+    bool scalar;
+} string_list;
 
 typedef struct {
     char *path, *type; /* type: chat_template | sharegpt | alpaca | completion | tokenized; never NULL */
@@ -17,7 +22,10 @@ typedef struct {
     int line;          /* of the YAML file, for messages; 0 = command line */
 } dataset_entry;
 
-typedef struct { dataset_entry *item; int n; } dataset_list;
+typedef struct {
+    dataset_entry *item;
+    int n;
+} dataset_list;
 
 /* Types of keys.def rows and the C type of the field they make. Sizes are bytes. An unset number that has no default is
  * NAN (REAL) or CONFIG_UNSET (INT, SIZE). */
@@ -25,8 +33,8 @@ typedef struct { dataset_entry *item; int n; } dataset_list;
 typedef int64_t config_INT, config_SIZE;
 typedef double config_REAL;
 typedef bool config_BOOL;
-typedef char *config_STRING; /* NULL = unset */
-typedef char *config_CHOICE; /* one of the names in the row's range */
+typedef char *config_STRING;        /* NULL = unset */
+typedef char *config_CHOICE;        /* one of the names in the row's range */
 typedef string_list config_STRINGS; /* a scalar is a list of one with .scalar set */
 typedef dataset_list config_DATASETS;
 
@@ -42,10 +50,10 @@ typedef struct config {
     uint64_t set[4]; /* bit i: row i of keys.def was given (file or command line) with a value, not empty or null */
 } config;
 
-/* Reads path (NULL = defaults and overrides only; then nothing is required and no path is looked for on disk), then the n
- * overrides "key=value" from the command line, which win. All problems (20 at most, then their number) and notes go to
- * `problems`, one line each; the result is -1 with fail_code() EXIT_USAGE and a fail_text() that counts them; c is then
- * empty. Of two exclusive keys the one that lost is unset: warmup_ratio is NAN when warmup_steps was given. */
+/* Reads path (NULL = defaults and overrides only; then nothing is required and no path is looked for on disk), then the
+ * n overrides "key=value" from the command line, which win. All problems (20 at most, then their number) and notes go
+ * to `problems`, one line each; the result is -1 with fail_code() EXIT_USAGE and a fail_text() that counts them; c is
+ * then empty. Of two exclusive keys the one that lost is unset: warmup_ratio is NAN when warmup_steps was given. */
 int config_open_to(config *c, const char *path, const char *const *overrides, int n, FILE *problems);
 int config_open(config *c, const char *path, const char *const *overrides, int n); /* problems to stderr */
 void config_close(config *c);

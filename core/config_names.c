@@ -6,8 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { const char *name, *key; } other_name;
-typedef struct { const char *key, *value, *text; } known_value;
+typedef struct {
+    const char *name, *key;
+} other_name;
+typedef struct {
+    const char *key, *value, *text;
+} known_value;
 
 #define AXOLOTL(name, accept, text)
 #define ALIAS(name, key)
@@ -89,11 +93,17 @@ static const char *value_find(const known_value *v, size_t n, const char *key, c
 }
 
 const char *value_same(const char *key, const char *value) { return value_find(same, COUNT(same), key, value); }
-const char *value_refused(const char *key, const char *value) { return value_find(refused, COUNT(refused), key, value); }
+const char *value_refused(const char *key, const char *value) {
+    return value_find(refused, COUNT(refused), key, value);
+}
 
 /* ---- did you mean ---- */
 
-typedef struct { const char *word, *best; int distance; size_t scope; } search;
+typedef struct {
+    const char *word, *best;
+    int distance;
+    size_t scope;
+} search;
 
 /* Two typing errors, but one in a word of three letters: everything is near to those. */
 static search search_begin(const char *word, size_t scope) {
@@ -139,10 +149,14 @@ char *name_unknown(const char *scope, const char *key, const yaml_node *value) {
     for (size_t i = 0; i < COUNT(aliases); i++) search_try(&s, aliases[i].name);
     search known = s;
     for (size_t i = 0; i < COUNT(axolotl_keys); i++) search_try(&known, axolotl_keys[i].name);
-    if (home) text = xprintf("unknown key %s: %s", q, home);
-    else if (s.best) text = xprintf("unknown key %s; did you mean '%s'?", q, s.best + n);
-    else if (known.best) text = xprintf("unknown key %s; did you mean axolotl's '%s'? It is not supported here", q, known.best + n);
-    else text = xprintf("unknown key %s; --help lists the keys", q);
+    if (home)
+        text = xprintf("unknown key %s: %s", q, home);
+    else if (s.best)
+        text = xprintf("unknown key %s; did you mean '%s'?", q, s.best + n);
+    else if (known.best)
+        text = xprintf("unknown key %s; did you mean axolotl's '%s'? It is not supported here", q, known.best + n);
+    else
+        text = xprintf("unknown key %s; --help lists the keys", q);
     free(name), free(q), free(home);
     return text;
 }

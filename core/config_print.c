@@ -9,13 +9,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Words of text from column `indent` on, at most 100 columns; each new line starts with lead. The first line is begun. */
+/* Words of text from column `indent` on, at most 100 columns; each new line starts with lead. The first line is begun.
+ */
 static void wrap(FILE *f, const char *text, int indent, const char *lead) {
     int col = indent;
     for (const char *p = text; *p;) {
         int n = (int)strcspn(p, " ");
-        if (col > indent && col + 1 + n > 100) fprintf(f, "\n%s%*s", lead, indent - (int)strlen(lead), ""), col = indent;
-        else if (col > indent) fputc(' ', f), col++;
+        if (col > indent && col + 1 + n > 100)
+            fprintf(f, "\n%s%*s", lead, indent - (int)strlen(lead), ""), col = indent;
+        else if (col > indent)
+            fputc(' ', f), col++;
         fprintf(f, "%.*s", n, p);
         col += n;
         p += n + (p[n] == ' ');
@@ -26,15 +29,18 @@ static void wrap(FILE *f, const char *text, int indent, const char *lead) {
 /* "number in (0, 1]; default 2e-4" */
 static char *kind(const key_row *r) {
     char *want = key_row_expected(r), *text;
-    if (r->def) text = xprintf("(%s; default %s)", want, r->def);
-    else text = xprintf("(%s)", want);
+    if (r->def)
+        text = xprintf("(%s; default %s)", want, r->def);
+    else
+        text = xprintf("(%s)", want);
     free(want);
     return text;
 }
 
 void config_help(FILE *f) {
     enum { INDENT = 32 };
-    fprintf(f, "Keys of the YAML file; --key=value on the command line overrides one. An empty value is the default.\n");
+    fprintf(f,
+            "Keys of the YAML file; --key=value on the command line overrides one. An empty value is the default.\n");
     for (int i = 0; i < config_rows_n; i++) {
         const key_row *r = &config_rows[i];
         if (r->type == KEY_SECTION) {
@@ -42,13 +48,23 @@ void config_help(FILE *f) {
             continue;
         }
         char *k = kind(r);
-        if (key_row_is_field(r)) fprintf(f, "    - %-*s", INDENT - 6, strchr(r->name, '.') + 1);
-        else fprintf(f, "  %-*s", INDENT - 2, r->name);
+        if (key_row_is_field(r))
+            fprintf(f, "    - %-*s", INDENT - 6, strchr(r->name, '.') + 1);
+        else
+            fprintf(f, "  %-*s", INDENT - 2, r->name);
         wrap(f, r->help, INDENT, "");
         fprintf(f, "%*s", INDENT, "");
         wrap(f, k, INDENT, "");
         free(k);
     }
+}
+
+/* A field of an entry, so that taking away one # of each line gives an entry with its comments. */
+static void reference_field(FILE *f, const key_row *r, const char *k, bool more) {
+    const char *lead = more ? "#    # " : "#  # ";
+    fputs(lead, f);
+    wrap(f, r->help, (int)strlen(lead), lead);
+    fprintf(f, "%s%s\n%s%s:\n", lead, k, more ? "#    " : "#  - ", strchr(r->name, '.') + 1);
 }
 
 void config_reference(FILE *f) {
@@ -61,13 +77,15 @@ void config_reference(FILE *f) {
             fprintf(f, "\n# ---- %s ----\n", r->name);
             continue;
         }
-        char *text = kind(r), *all = xprintf("%s %s", r->help, text);
-        bool field = key_row_is_field(r), value = r->def && !field;
-        fprintf(f, "%s# ", field ? "#   " : "\n");
-        if (field) fprintf(f, "%s: ", strchr(r->name, '.') + 1);
-        wrap(f, all, field ? 6 : 2, field ? "#   # " : "# ");
-        if (!field) fprintf(f, "%s:%s%s\n", r->name, value ? " " : "", value ? r->def : "");
-        free(text), free(all);
+        char *k = kind(r);
+        if (key_row_is_field(r))
+            reference_field(f, r, k, key_row_is_field(r - 1));
+        else {
+            fputs("\n# ", f);
+            wrap(f, r->help, 2, "# ");
+            fprintf(f, "# %s\n%s:%s%s\n", k, r->name, r->def ? " " : "", r->def ? r->def : "");
+        }
+        free(k);
     }
 }
 
@@ -80,11 +98,16 @@ static void print_string(FILE *f, const char *s) {
     fputc(control ? '"' : '\'', f);
     for (const char *p = s; *p; p++) {
         unsigned char c = (unsigned char)*p;
-        if (!control && c == '\'') fputs("''", f);
-        else if (c < 0x20 || c == 0x7f) fprintf(f, "\\x%02x", c);
-        else if (control && (c == '"' || c == '\\')) fprintf(f, "\\%c", c);
-        else if (control && c == '$') fputs("\\x24", f); /* what follows it is no variable to expand */
-        else fputc(c, f);
+        if (!control && c == '\'')
+            fputs("''", f);
+        else if (c < 0x20 || c == 0x7f)
+            fprintf(f, "\\x%02x", c);
+        else if (control && (c == '"' || c == '\\'))
+            fprintf(f, "\\%c", c);
+        else if (control && c == '$')
+            fputs("\\x24", f); /* what follows it is no variable to expand */
+        else
+            fputc(c, f);
     }
     fputc(control ? '"' : '\'', f);
 }
@@ -152,8 +175,10 @@ void config_print(const config *c, FILE *f) {
         const key_row *r = &config_rows[i];
         if (r->bit < 0) continue;
         fprintf(f, "%s:", r->name);
-        if (from_adapter(c, r)) fputs(" # from lora_model_dir", f);
-        else print_value(f, r, (const char *)c + r->offset);
+        if (from_adapter(c, r))
+            fputs(" # from lora_model_dir", f);
+        else
+            print_value(f, r, (const char *)c + r->offset);
         fputc('\n', f);
     }
 }

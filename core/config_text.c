@@ -19,8 +19,10 @@ static char *escape(char *raw) {
     char *s = xcalloc(n + 1, 4);
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)raw[i];
-        if (c < 0x20 || c == 0x7f) k += (size_t)snprintf(s + k, 5, "\\x%02x", c);
-        else s[k++] = (char)c;
+        if (c < 0x20 || c == 0x7f)
+            k += (size_t)snprintf(s + k, 5, "\\x%02x", c);
+        else
+            s[k++] = (char)c;
     }
     free(raw);
     return s;
@@ -66,9 +68,12 @@ void problem_print(problem_list *l, FILE *f) {
     for (int i = 0; i < l->n; i++) {
         const problem *p = &l->item[i];
         if (!p->note && shown++ >= PROBLEMS_SHOWN) continue;
-        if (p->at.line == PLACE_ARGS) fprintf(f, "command line: ");
-        else if (p->at.line == 0) fprintf(f, "%s: ", path);
-        else fprintf(f, "%s:%d:%d: ", path, p->at.line, p->at.col);
+        if (p->at.line == PLACE_ARGS)
+            fprintf(f, "command line: ");
+        else if (p->at.line == 0)
+            fprintf(f, "%s: ", path);
+        else
+            fprintf(f, "%s:%d:%d: ", path, p->at.line, p->at.col);
         fprintf(f, "%s%s\n", p->note ? "note: " : "", p->text);
     }
     if (shown > PROBLEMS_SHOWN) fprintf(f, "%s: and %d more problems\n", path, shown - PROBLEMS_SHOWN);
@@ -127,24 +132,29 @@ const char *scalar_int(const char *s, int64_t *out) {
     bool negative = *s == '-';
     int64_t v = 0;
     for (const char *p = s + (negative || *s == '+'); *p; p++)
-        if (__builtin_mul_overflow(v, 10, &v) || __builtin_sub_overflow(v, *p - '0', &v)) return "more than 64 bits hold";
+        if (__builtin_mul_overflow(v, 10, &v) || __builtin_sub_overflow(v, *p - '0', &v))
+            return "more than 64 bits hold";
     if (!negative && __builtin_sub_overflow(0, v, &v)) return "more than 64 bits hold";
     *out = v;
     return NULL;
 }
 
 const char *scalar_bool(const char *s, bool *out) {
-    static const struct { const char *word; bool value; } words[] = {
-        {"true", true}, {"yes", true}, {"on", true}, {"false", false}, {"no", false}, {"off", false}};
+    static const struct {
+        const char *word;
+        bool value;
+    } words[] = {{"true", true}, {"yes", true}, {"on", true}, {"false", false}, {"no", false}, {"off", false}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (!strcasecmp(s, words[i].word)) return *out = words[i].value, NULL;
     return "no boolean";
 }
 
 const char *scalar_size(const char *s, int64_t *out) {
-    static const struct { const char *unit; double bytes; } units[] = {
-        {"", 1},       {"B", 1},        {"kB", 1e3},    {"KB", 1e3},    {"MB", 1e6},    {"GB", 1e9},
-        {"TB", 1e12},  {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+    static const struct {
+        const char *unit;
+        double bytes;
+    } units[] = {{"", 1},      {"B", 1},        {"kB", 1e3},     {"KB", 1e3},     {"MB", 1e6},    {"GB", 1e9},
+                 {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
     char number[64];
     size_t n = strcspn(s, "kKMGTB");
     if (n >= sizeof number) return "no size";

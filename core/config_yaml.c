@@ -1,6 +1,6 @@
-/* A YAML file as a tree of nodes with places, through libyaml's events. Stricter than YAML: one document, no tags, bounds on
- * size, depth and events. An alias shares its node and a merge key shares the pairs, so nothing is ever expanded; what the
- * expansion would be is counted and bounded. */
+/* A YAML file as a tree of nodes with places, through libyaml's events. Stricter than YAML: one document, no tags,
+ * bounds on size, depth and events. An alias shares its node and a merge key shares the pairs, so nothing is ever
+ * expanded; what the expansion would be is counted and bounded. */
 #include "core/config_parts.h"
 
 #include "core/arena.h"
@@ -54,9 +54,12 @@ char *config_read_file(const char *path, size_t *n, problem_list *problems) {
         return NULL;
     }
     char *s = NULL;
-    if (S_ISDIR(st.st_mode)) problem_add(problems, at, "found a directory, expected a YAML file");
-    else if (!S_ISREG(st.st_mode)) problem_add(problems, at, "found a device or pipe, expected a YAML file");
-    else if (!(s = read_all(fd, n))) problem_add(problems, at, "cannot be read: %s", strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        problem_add(problems, at, "found a directory, expected a YAML file");
+    else if (!S_ISREG(st.st_mode))
+        problem_add(problems, at, "found a device or pipe, expected a YAML file");
+    else if (!(s = read_all(fd, n)))
+        problem_add(problems, at, "cannot be read: %s", strerror(errno));
     else if (*n > YAML_FILE_MAX) {
         problem_add(problems, at, "more than %u MiB, expected a YAML configuration", YAML_FILE_MAX >> 20);
         free(s);
@@ -68,10 +71,12 @@ char *config_read_file(const char *path, size_t *n, problem_list *problems) {
 
 /* Length of the UTF-8 sequence at s (RFC 3629: shortest form, no surrogates, up to U+10FFFF), 0 when invalid. */
 static size_t utf8_length(const unsigned char *s, size_t n) {
-    static const struct { unsigned char lo, hi, first_lo, first_hi; size_t n; } forms[] = {
-        {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
-        {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
-        {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
+    static const struct {
+        unsigned char lo, hi, first_lo, first_hi;
+        size_t n;
+    } forms[] = {{0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
+                 {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
+                 {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
     if (s[0] < 0x80) return 1;
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
         if (s[0] < forms[i].lo || s[0] > forms[i].hi) continue;
@@ -92,7 +97,9 @@ static int check_bytes(const reader *r) {
         size_t step = utf8_length((const unsigned char *)r->text + i, r->n - i);
         place here = r->at_args ? (place){PLACE_ARGS, 0} : at;
         if (c == 0) return problem_add(r->problems, here, "found a NUL byte, expected a text file"), -1;
-        if (!step) return problem_add(r->problems, here, "found byte 0x%02x, which is not UTF-8; save the file as UTF-8", c), -1;
+        if (!step)
+            return problem_add(r->problems, here, "found byte 0x%02x, which is not UTF-8; save the file as UTF-8", c),
+                   -1;
         if (i - line_start > YAML_LINE_MAX)
             return problem_add(r->problems, here, "a line of more than %u MiB", YAML_LINE_MAX >> 20), -1;
         i += step, at.col++;
@@ -125,9 +132,9 @@ void yaml_tree_free(yaml_doc *d) {
 static int pair_add(reader *r, yaml_node *to, yaml_pair p) {
     to->pair = xrealloc(to->pair, (size_t)to->n + 1, sizeof *to->pair);
     to->pair[to->n++] = p;
-    to->weight += p.value->weight + 1;
+    to->weight += p.value->weight + (p.key != NULL);
     if (to->weight <= YAML_EVENTS_MAX) return 0;
-    problem_add(r->problems, to->at, "more than %d values when aliases are counted in full", YAML_EVENTS_MAX);
+    problem_add(r->problems, to->at, "more than %d values, counting each alias in full", YAML_EVENTS_MAX);
     return -1;
 }
 
@@ -150,8 +157,8 @@ static char *expand(reader *r, char *s, place at) {
         char *name = xprintf("%.*s", (int)n, dollar + 2);
         const char *value = getenv(name);
         if (!value)
-            problem_add(r->problems, at, "environment variable %s is not set; set it, or write '${%s}' in single quotes", name,
-                        name);
+            problem_add(r->problems, at,
+                        "environment variable %s is not set; set it, or write '${%s}' in single quotes", name, name);
         char *t = xprintf("%.*s%s%s", (int)before, s, value ? value : "", dollar + n + 3);
         free(name), free(s);
         s = t, dollar = s + before + (value ? strlen(value) : 0);
@@ -178,14 +185,16 @@ static int parser_failed(reader *r) {
     else if (p->context && p->context_mark.line != p->problem_mark.line && !r->at_args)
         problem_add(r->problems, at, "not YAML: %s (%s that begins on line %zu)", p->problem, p->context,
                     p->context_mark.line + 1);
-    else problem_add(r->problems, at, "not YAML: %s", p->problem ? p->problem : "unreadable");
+    else
+        problem_add(r->problems, at, "not YAML: %s", p->problem ? p->problem : "unreadable");
     return -1;
 }
 
 static int next(reader *r, yaml_event_t *e) {
     if (!yaml_parser_parse(&r->parser, e)) return parser_failed(r);
     if (++r->events <= YAML_EVENTS_MAX) return 0;
-    problem_add(r->problems, place_of(r, e->start_mark), "more than %d values, expected a configuration", YAML_EVENTS_MAX);
+    problem_add(r->problems, place_of(r, e->start_mark), "more than %d values, expected a configuration",
+                YAML_EVENTS_MAX);
     yaml_event_delete(e);
     return -1;
 }
@@ -217,7 +226,8 @@ static int read_node(reader *r, yaml_event_t *e, int depth, yaml_node **out) {
         v->text = xstrdup((const char *)e->data.scalar.value);
         if (strlen(v->text) != e->data.scalar.length)
             problem_add(r->problems, v->at, "found \\0 in a string, expected text"), rc = -1;
-        else if (!r->at_args && e->data.scalar.style != YAML_SINGLE_QUOTED_SCALAR_STYLE) v->text = expand(r, v->text, v->at);
+        else if (!r->at_args && e->data.scalar.style != YAML_SINGLE_QUOTED_SCALAR_STYLE)
+            v->text = expand(r, v->text, v->at);
     } else if (e->type == YAML_ALIAS_EVENT) {
         rc = resolve_alias(r, e, out);
     } else if (e->type == YAML_SEQUENCE_START_EVENT) {
@@ -258,26 +268,31 @@ static int merge(reader *r, yaml_node *to, const yaml_node *from, place at, bool
     return 0;
 }
 
-static int check_duplicates(reader *r, const yaml_node *map) {
-    int rc = 0;
-    for (int i = 0; i < map->n; i++)
-        for (int k = 0; k < i; k++)
-            if (!strcmp(map->pair[i].key->text, map->pair[k].key->text)) {
-                char *q = quoted(map->pair[i].key->text);
-                if (r->at_args) problem_add(r->problems, map->pair[i].key->at, "key %s is given twice", q);
-                else
-                    problem_add(r->problems, map->pair[i].key->at, "key %s is given twice, first on line %d", q,
-                                map->pair[k].key->at.line);
-                free(q);
-                rc = -1;
-                break;
-            }
-    return rc;
+/* Reports and drops the second of two pairs of one key. */
+static void drop_duplicates(reader *r, yaml_node *map) {
+    int n = 0;
+    for (int i = 0; i < map->n; i++) {
+        const yaml_node *key = map->pair[i].key;
+        int k = 0;
+        while (k < n && strcmp(key->text, map->pair[k].key->text)) k++;
+        map->pair[n] = map->pair[i];
+        if (k == n) {
+            n++;
+            continue;
+        }
+        char *q = quoted(key->text);
+        if (r->at_args)
+            problem_add(r->problems, key->at, "key %s is given twice", q);
+        else
+            problem_add(r->problems, key->at, "key %s is given twice, first on line %d", q, map->pair[k].key->at.line);
+        free(q);
+    }
+    map->n = n;
 }
 
 /* Merge keys come last, whatever their place, because a map's own keys win. */
 static int finish_map(reader *r, yaml_node *map, yaml_node **sources, int n) {
-    check_duplicates(r, map); /* reported, and then read on: the rest of the file may have more to say */
+    drop_duplicates(r, map);
     for (int i = 0; i < n; i++)
         if (merge(r, map, sources[i], sources[i]->at, false)) return -1;
     return 0;
@@ -315,8 +330,7 @@ static int read_tail(reader *r, yaml_node *v, int depth) {
     yaml_node *sources[YAML_DEPTH_MAX];
     int n_sources = 0, rc = 0;
     bool map = v->kind == YAML_NODE_MAP;
-    if (depth > YAML_DEPTH_MAX)
-        return problem_add(r->problems, v->at, "nested more than %d deep", YAML_DEPTH_MAX), -1;
+    if (depth > YAML_DEPTH_MAX) return problem_add(r->problems, v->at, "nested more than %d deep", YAML_DEPTH_MAX), -1;
     v->weight = 0; /* marks it as unfinished for resolve_alias */
     yaml_node whole = {.kind = v->kind, .at = v->at, .weight = 1};
     while (!rc) {
@@ -347,7 +361,10 @@ static int read_document(reader *r) {
     if (next(r, &e)) return -1;
     bool empty = e.type == YAML_STREAM_END_EVENT;
     yaml_event_delete(&e);
-    if (empty) return problem_add(r->problems, (place){r->at_args ? PLACE_ARGS : 0, 0}, "no keys: expected lines 'key: value'"), -1;
+    if (empty)
+        return problem_add(r->problems, (place){r->at_args ? PLACE_ARGS : 0, 0},
+                           "no keys: expected lines 'key: value'"),
+               -1;
     if (next(r, &e) || read_node(r, &e, 0, &r->doc->root)) return -1;
     if (next(r, &e)) return -1;
     yaml_event_delete(&e);
