@@ -1,11 +1,14 @@
-/* Attention (Dao et al. 2022, algorithm 1; backward: Dao 2023, algorithm 2) for one query row after another. Row i of
- * head h has qs = scale * q_i and sees keys [lo, hi); g is the key head of h's group. s_j = chain over d of qs k_j; per
- * block of ATTN_BLOCK keys counted from key 0 of the sequence, from m = -inf, l = 0, o = 0: m' = max(m, max s_j), c =
- * exp(m - m'), p_j = exp(s_j - m'), l = fmaf(l, c, sum16 p) (lane = j mod 16), o = o * c, then one chain over j of o =
- * fmaf(p_j, v_j, o).   In the end o * (1 / l), lse = m + (float)log((double)l). Backward: delta_i = dot16(dout_i, o_i),
- * p_j = exp(s_j - lse_i), dp_j = chain over d of dout_i v_j, ds_j = (p_j * (dp_j - delta_i)) * scale;  dq_i = chain
- * over j of ds_j k_j, begun at the value that stands in dq; per head dk_j = chain over i of ds_ij q_i and dv_j = chain
- * over i of p_ij dout_i, each begun at 0 and then added to what stands in dk and dv, in ascending order of heads. */
+/* Attention (Dao et al. 2022, algorithm 1; backward: Dao 2023, algorithm 2), one query row i of one head after another.
+ *
+ *   forward   over the seen keys in blocks of ATTN_BLOCK counted from key 0 of the sequence, from m = -inf, l = 0, o =
+ * 0: s_j = scale * (chain over d of q_i k_j from 0), m' = max(m, max s_j), c = exp(m - m'), p_j = exp(s_j - m'), l =
+ * fmaf(l, c, sum16 p) with lane = j mod 16, o = o * c and then one chain over j of o = fmaf(p_j, v_j, o) end       o *
+ * (1 / l), lse = m + (float)log((double)l) backward  p_j = exp(s_j - lse_i), dp_j = chain over d of dout_i v_j, ds_j =
+ * (p_j * (dp_j - dot16(dout_i, o_i))) * scale dq      dq_i = one chain over j of ds_j k_j, begun at the value that
+ * stands in dq dk, dv  per head and key one chain over the rows i that see it of ds_j q_i (p_j dout_i), begun at 0;
+ * then added to what stands in dk (dv), heads in ascending order
+ *
+ * Of dk and dv: the key ranges of the sequences must not overlap. */
 #include "kernels/ref/ref.h"
 
 static const float *head_of(mat m, int64_t row, int head, int dim) { return mat_row(m, row) + (int64_t)head * dim; }
@@ -16,11 +19,6 @@ typedef struct {
     int seq, head, group;
 } span; /* one head of one sequence */
 
-static void scale_query(const span *s, int64_t i, float *qs) {
-    const float *q = head_of(s->q, i, s->head, s->a->dim);
-    for (int d = 0; d < s->a->dim; d++) qs[d] = s->a->scale * q[d];
-}
-
 static const float *key(const span *s, int64_t j) {
     return head_of(s->k, s->a->first[s->seq] + j, s->group, s->a->dim);
 }
@@ -29,17 +27,20 @@ static const float *value(const span *s, int64_t j) {
 }
 static int64_t number(const span *s, int64_t i) { return s->a->past[s->seq] + i - s->a->start[s->seq]; }
 
+static float score(const span *s, int64_t i, int64_t j) {
+    return s->a->scale * ref_chain(0, head_of(s->q, i, s->head, s->a->dim), key(s, j), s->a->dim);
+}
+
 static void row_fwd(const span *s, int64_t i, float *out, float *lse) {
     int dim = s->a->dim;
-    float qs[HEAD_DIM_MAX], o[HEAD_DIM_MAX] = {0}, m = -INFINITY, l = 0;
-    scale_query(s, i, qs);
+    float o[HEAD_DIM_MAX] = {0}, m = -INFINITY, l = 0;
     int64_t lo, hi;
     attn_span(s->a, number(s, i), &lo, &hi);
     for (int64_t block = lo / ATTN_BLOCK * ATTN_BLOCK; block < hi; block += ATTN_BLOCK) {
         int64_t from = block > lo ? block : lo, to = block + ATTN_BLOCK < hi ? block + ATTN_BLOCK : hi;
         float p[ATTN_BLOCK], sum[LANES] = {0}, top = m;
         for (int64_t j = from; j < to; j++) {
-            p[j - block] = ref_chain(0, qs, key(s, j), dim);
+            p[j - block] = score(s, i, j);
             if (p[j - block] > top) top = p[j - block];
         }
         float corr = ref_exp(m - top);
@@ -82,11 +83,9 @@ static int pair(const span *s, const saved *f, int64_t i, int64_t j, float *p, f
     attn_span(s->a, number(s, i), &lo, &hi);
     if (j < lo || j >= hi) return 0;
     int dim = s->a->dim;
-    float qs[HEAD_DIM_MAX];
-    scale_query(s, i, qs);
     const float *dout = head_of(f->dout, i, s->head, dim);
     float delta = ref_dot16(dout, head_of(f->o, i, s->head, dim), dim);
-    *p = ref_exp(ref_chain(0, qs, key(s, j), dim) - f->lse[i * s->a->heads + s->head]);
+    *p = ref_exp(score(s, i, j) - f->lse[i * s->a->heads + s->head]);
     float dp = ref_chain(0, dout, value(s, j), dim);
     *ds = (*p * (dp - delta)) * s->a->scale;
     return 1;
@@ -113,7 +112,10 @@ static void keys_bwd(const span *s, const saved *f, mat dk, mat dv) {
             for (int d = 0; d < dim; d++) ak[d] = fmaf(ds, q[d], ak[d]), av[d] = fmaf(p, dout[d], av[d]);
         }
         int64_t row = s->a->first[s->seq] + j, at = (int64_t)s->group * dim;
-        for (int d = 0; d < dim; d++) mat_row(dk, row)[at + d] += ak[d], mat_row(dv, row)[at + d] += av[d];
+        for (int d = 0; d < dim; d++) {
+            if (dk.data) mat_row(dk, row)[at + d] += ak[d];
+            if (dv.data) mat_row(dv, row)[at + d] += av[d];
+        }
     }
 }
 
@@ -124,7 +126,7 @@ void attn_bwd_ref(kctx *c, mat dq, mat dk, mat dv, mat dout, mat q, mat k, mat v
     for (int n = 0; n < a->seqs; n++)
         for (int h = 0; h < a->heads; h++) {
             span s = {a, q, k, v, n, h, h / (a->heads / a->kv_heads)};
-            queries_bwd(&s, &f, dq);
+            if (dq.data) queries_bwd(&s, &f, dq);
             keys_bwd(&s, &f, dk, dv);
         }
 }

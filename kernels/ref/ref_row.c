@@ -68,7 +68,7 @@ void glu_bwd_ref(kctx *c, mat dgate, mat dup, mat dy, mat gate, mat up, activati
             float g = mat_row(gate, i)[k], u = mat_row(up, i)[k], d = mat_row(dy, i)[k], z, w;
             gates[act](g, &z, &w);
             float s = 1.0f / (1.0f + ref_exp(-z));
-            mat_row(dup, i)[k] = d * (g * s);
-            mat_row(dgate, i)[k] = (d * u) * (s * fmaf(w, 1.0f - s, 1.0f));
+            if (dup.data) mat_row(dup, i)[k] = d * (g * s);
+            if (dgate.data) mat_row(dgate, i)[k] = (d * u) * (s * fmaf(w, 1.0f - s, 1.0f));
         }
 }
