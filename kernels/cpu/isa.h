@@ -1,5 +1,6 @@
-/* Every file of kernels/cpu is compiled once per instruction set with -DISA_NAME=avx2 (avx512, neon ...) and exports each
- * kernel as NAME_avx2: write `void ISA(rmsnorm_fwd)(kctx *c, ...)`. Helpers shared between files take ISA() too. */
+/* Every file of kernels/cpu is compiled once per instruction set with -DISA_NAME=avx2 (avx512, neon ...) and exports
+ * each kernel as NAME_avx2: write `void ISA(rmsnorm_fwd)(kctx *c, ...)`. Helpers shared between files take ISA() too.
+ */
 #ifndef PEFT_KERNELS_CPU_ISA_H
 #define PEFT_KERNELS_CPU_ISA_H
 

@@ -1,11 +1,10 @@
-/* Sixteen floats in one value, `v16`: the only place that knows a vector register. One zmm, two ymm or four NEON registers;
- * the same operations in the same order everywhere, so the same bits everywhere.
+/* Sixteen floats in one value, `v16`: the only place that knows a vector register. One zmm, two ymm or four NEON
+ * registers; the same operations in the same order everywhere, so the same bits everywhere.
  *
  *   v16   16 floats         v16i  16 int32 (bits; shifts are logical)         v16m  16 truth values
  *   v16_load(p) v16_store(p, a)              any alignment
- *   v16_load_n(p, n) v16_store_n(p, a, n)    the first n lanes, 0 <= n <= 16; other lanes read as 0, other memory untouched
- *   v16_zero() v16_set1(s)
- *   v16_add sub mul div sqrt                 correctly rounded, one operation each
+ *   v16_load_n(p, n) v16_store_n(p, a, n)    the first n lanes, 0 <= n <= 16; other lanes read as 0, other memory
+ * untouched v16_zero() v16_set1(s) v16_add sub mul div sqrt                 correctly rounded, one operation each
  *   v16_fma(a, b, c) = a*b + c               v16_fnma(a, b, c) = c - a*b            one rounding
  *   v16_max(a, b) = a > b ? a : b            v16_min(a, b) = a < b ? a : b          so b where either is NaN
  *   v16_lt(a, b) v16_gt(a, b) v16_ne(a, b)   ordered <, >; ne is true for NaN
@@ -14,12 +13,14 @@
  *   v16i_load(p) v16i_store(p, a) v16i_set1 v16i_add v16i_sub v16i_and v16i_or v16i_xor v16i_shl(a, k) v16i_shr(a, k)
  *   v16_from_i(i)                            int32 to float, rounded to nearest even
  *   v16_lookup(i, t)                         t[i & 15] per lane, t in memory
- *   v16_from_bf16(p) v16_from_f16(p)         16 values of uint16_t; v16_to_bf16(p, a) v16_to_f16(p, a) round to nearest even
- *   v16_sum(a) v16_hmax(a)                   the fixed tree: lanes i and i+8, then +4, +2, +1
- *   v16_exp(a)
+ *   v16_from_bf16(p) v16_from_f16(p)         16 values of uint16_t; v16_to_bf16(p, a) v16_to_f16(p, a) round to nearest
+ * even v16_sum(a) v16_hmax(a)                   the fixed tree: lanes i and i+8, then +4, +2, +1 v16_exp(a)
  *
  * For GEMM tiles there is `vn`, the widest value that is worth naming as one accumulator (VN floats): vn_load vn_store
- * vn_set1 vn_fma, and vn_transpose(dst, ldd, src, lds): dst[j*ldd + i] = src[i*lds + j] for i, j < VN. */
+ * vn_set1 vn_mul vn_fma, and vn_transpose(dst, ldd, src, lds): dst[j*ldd + i] = src[i*lds + j] for i, j < VN. For 4-bit
+ * codes: vni, VN int32; vn_table, 16 floats; vn_code(t, x, shift) = t[x >> shift & 15]; vn_codes(t, p) = the VN codes
+ * of VN/2 bytes at p, high nibble first; vni_rows(x, src, stride): lane i of x[j] = bytes 4j..4j+3 of row i, of VN rows
+ * `stride` bytes apart (a multiple of 4). A tile is TILE_ROWS x (2 VN). */
 #ifndef PEFT_KERNELS_CPU_SIMD_H
 #define PEFT_KERNELS_CPU_SIMD_H
 

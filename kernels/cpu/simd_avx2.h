@@ -4,9 +4,15 @@
 
 #include <immintrin.h>
 
-typedef struct { __m256 a, b; } v16;
-typedef struct { __m256i a, b; } v16i;
-typedef struct { __m256 a, b; } v16m;
+typedef struct {
+    __m256 a, b;
+} v16;
+typedef struct {
+    __m256i a, b;
+} v16i;
+typedef struct {
+    __m256 a, b;
+} v16m;
 
 /* lanes with index (from + lane) < n */
 static inline __m256i first8(int n, int from) {
@@ -62,12 +68,8 @@ static inline v16i v16i_sub(v16i x, v16i y) { return (v16i){_mm256_sub_epi32(x.a
 static inline v16i v16i_and(v16i x, v16i y) { return (v16i){_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 static inline v16i v16i_or(v16i x, v16i y) { return (v16i){_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 static inline v16i v16i_xor(v16i x, v16i y) { return (v16i){_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
-static inline v16i v16i_shl(v16i x, int k) {
-    return (v16i){_mm256_slli_epi32(x.a, k), _mm256_slli_epi32(x.b, k)};
-}
-static inline v16i v16i_shr(v16i x, int k) {
-    return (v16i){_mm256_srli_epi32(x.a, k), _mm256_srli_epi32(x.b, k)};
-}
+static inline v16i v16i_shl(v16i x, int k) { return (v16i){_mm256_slli_epi32(x.a, k), _mm256_slli_epi32(x.b, k)}; }
+static inline v16i v16i_shr(v16i x, int k) { return (v16i){_mm256_srli_epi32(x.a, k), _mm256_srli_epi32(x.b, k)}; }
 static inline v16 v16_from_i(v16i x) { return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
 /* vpermps takes the low 3 bits of the index, blendv looks at bit 31: bit 3 is shifted there */
@@ -123,10 +125,12 @@ static inline float v16_hmax(v16 x) {
 
 /* GEMM tile: 6 x 16, 12 accumulators + 2 of B + 1 broadcast of 16 registers */
 enum { VN = 8, TILE_ROWS = 6 };
+#define EACH_TILE(X) X(1) X(2) X(3) X(4) X(5) X(6)
 typedef __m256 vn;
 static inline vn vn_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void vn_store(float *p, vn a) { _mm256_storeu_ps(p, a); }
 static inline vn vn_set1(float s) { return _mm256_set1_ps(s); }
+static inline vn vn_mul(vn a, vn b) { return _mm256_mul_ps(a, b); }
 static inline vn vn_fma(vn a, vn b, vn c) { return _mm256_fmadd_ps(a, b, c); }
 
 static inline __m256 strip4(const float *src, int64_t lds) {
@@ -153,6 +157,34 @@ static inline void vn_transpose(float *dst, int64_t ldd, const float *src, int64
         _mm256_storeu_ps(dst + (j + 2) * ldd, c);
         _mm256_storeu_ps(dst + (j + 3) * ldd, d);
     }
+}
+
+typedef __m256i vni;
+typedef struct {
+    __m256 low, high;
+} vn_table;
+static inline vn_table vn_table_load(const float *t) { return (vn_table){_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8)}; }
+static inline vn vn_code(vn_table t, vni x, int shift) {
+    __m256i i = _mm256_srli_epi32(x, shift);
+    __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(x, 28 - shift));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t.low, i), _mm256_permutevar8x32_ps(t.high, i), high);
+}
+/* the four bytes in every lane, each lane's nibble shifted down for vpermps and its bit 3 up for the blend */
+static inline vn vn_codes(vn_table t, const uint8_t *p) {
+    int32_t four;
+    memcpy(&four, p, 4);
+    __m256i x = _mm256_set1_epi32(four);
+    __m256i i = _mm256_srlv_epi32(x, _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24));
+    __m256 high = _mm256_castsi256_ps(_mm256_sllv_epi32(x, _mm256_setr_epi32(24, 28, 16, 20, 8, 12, 0, 4)));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t.low, i), _mm256_permutevar8x32_ps(t.high, i), high);
+}
+static inline void vni_rows(vni x[4], const uint8_t *src, int64_t stride) {
+    const float *p = (const float *)(const void *)src;
+    int64_t lds = stride / 4;
+    __m256 a = strip4(p, lds), b = strip4(p + lds, lds), c = strip4(p + 2 * lds, lds), d = strip4(p + 3 * lds, lds);
+    transpose4_lanes(&a, &b, &c, &d);
+    x[0] = _mm256_castps_si256(a), x[1] = _mm256_castps_si256(b);
+    x[2] = _mm256_castps_si256(c), x[3] = _mm256_castps_si256(d);
 }
 
 #endif

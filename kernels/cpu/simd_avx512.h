@@ -57,9 +57,7 @@ static inline void v16_to_bf16(uint16_t *p, v16 a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(r));
 }
 
-static inline v16 v16_from_f16(const uint16_t *p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
+static inline v16 v16_from_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 
 static inline void v16_to_f16(uint16_t *p, v16 a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
@@ -84,10 +82,12 @@ static inline float v16_hmax(v16 a) {
 
 /* GEMM tile: 14 x 32, 28 accumulators + 2 of B + 1 broadcast of 32 registers */
 enum { VN = 16, TILE_ROWS = 14 };
+#define EACH_TILE(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
 typedef __m512 vn;
 static inline vn vn_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vn_store(float *p, vn a) { _mm512_storeu_ps(p, a); }
 static inline vn vn_set1(float s) { return _mm512_set1_ps(s); }
+static inline vn vn_mul(vn a, vn b) { return _mm512_mul_ps(a, b); }
 static inline vn vn_fma(vn a, vn b, vn c) { return _mm512_fmadd_ps(a, b, c); }
 
 /* four rows j, j+4, j+8, j+12 of a 4-column strip side by side, so that an in-lane 4x4 transpose finishes the strip */
@@ -118,6 +118,26 @@ static inline void vn_transpose(float *dst, int64_t ldd, const float *src, int64
         _mm512_storeu_ps(dst + (j + 2) * ldd, c);
         _mm512_storeu_ps(dst + (j + 3) * ldd, d);
     }
+}
+
+typedef __m512i vni;
+typedef __m512 vn_table;
+static inline vn_table vn_table_load(const float *t) { return _mm512_loadu_ps(t); }
+static inline vn vn_code(vn_table t, vni x, int shift) { /* vpermps looks at the low 4 bits only */
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(x, (unsigned)shift), t);
+}
+static inline vn vn_codes(vn_table t, const uint8_t *p) {
+    __m128i b = _mm_loadl_epi64((const __m128i *)p);
+    __m512i x = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(b, b));
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(x, _mm512_set1_epi64(4)), t);
+}
+static inline void vni_rows(vni x[4], const uint8_t *src, int64_t stride) {
+    const float *p = (const float *)(const void *)src;
+    int64_t lds = stride / 4;
+    __m512 a = strip4(p, lds), b = strip4(p + lds, lds), c = strip4(p + 2 * lds, lds), d = strip4(p + 3 * lds, lds);
+    transpose4_lanes(&a, &b, &c, &d);
+    x[0] = _mm512_castps_si512(a), x[1] = _mm512_castps_si512(b);
+    x[2] = _mm512_castps_si512(c), x[3] = _mm512_castps_si512(d);
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* simd.h on AArch64 NEON: v16 is four q registers, lanes 0-3 in a ... 12-15 in d. Off AArch64 (tests only) SIMDe stands in
- * for arm_neon.h; it must be compiled with FMA, because its vfmaq_f32 is fused only then. */
+/* simd.h on AArch64 NEON: v16 is four q registers, lanes 0-3 in a ... 12-15 in d. Off AArch64 (tests only) SIMDe stands
+ * in for arm_neon.h; it must be compiled with FMA, because its vfmaq_f32 is fused only then. */
 #ifndef PEFT_KERNELS_CPU_SIMD_NEON_H
 #define PEFT_KERNELS_CPU_SIMD_NEON_H
 
@@ -33,9 +33,15 @@ static inline float32x4_t neon_div_lanes(float32x4_t x, float32x4_t y) {
 #error "NEON through SIMDe needs -mfma: an unfused vfmaq_f32 would change results"
 #endif
 
-typedef struct { float32x4_t a, b, c, d; } v16;
-typedef struct { int32x4_t a, b, c, d; } v16i;
-typedef struct { uint32x4_t a, b, c, d; } v16m;
+typedef struct {
+    float32x4_t a, b, c, d;
+} v16;
+typedef struct {
+    int32x4_t a, b, c, d;
+} v16i;
+typedef struct {
+    uint32x4_t a, b, c, d;
+} v16m;
 
 /* the same operation on all four parts */
 #define NEON4_1(type, op, x) ((type){op((x).a), op((x).b), op((x).c), op((x).d)})
@@ -156,14 +162,45 @@ static inline float v16_hmax(v16 x) {
 
 /* GEMM tile: 6 x 16 of two-register values, 24 accumulators + 4 of B + broadcasts by lane of 32 registers */
 enum { VN = 8, TILE_ROWS = 6 };
-typedef struct { float32x4_t a, b; } vn;
+#define EACH_TILE(X) X(1) X(2) X(3) X(4) X(5) X(6)
+typedef struct {
+    float32x4_t a, b;
+} vn;
 static inline vn vn_load(const float *p) { return (vn){vld1q_f32(p), vld1q_f32(p + 4)}; }
 static inline void vn_store(float *p, vn x) { vst1q_f32(p, x.a), vst1q_f32(p + 4, x.b); }
 static inline vn vn_set1(float s) { return (vn){vdupq_n_f32(s), vdupq_n_f32(s)}; }
+static inline vn vn_mul(vn x, vn y) { return (vn){vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)}; }
 static inline vn vn_fma(vn x, vn y, vn z) { return (vn){vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b)}; }
 static inline void vn_transpose(float *dst, int64_t ldd, const float *src, int64_t lds) {
     for (int i = 0; i < 8; i++)
         for (int j = 0; j < 8; j++) dst[j * ldd + i] = src[i * lds + j];
+}
+
+typedef struct {
+    int32x4_t a, b;
+} vni;
+typedef uint8x16x4_t vn_table;
+static inline vn_table vn_table_load(const float *t) {
+    vn_table b;
+    for (int j = 0; j < 4; j++) b.val[j] = vreinterpretq_u8_f32(vld1q_f32(t + 4 * j));
+    return b;
+}
+static inline vn vn_code(vn_table t, vni x, int shift) {
+    return (vn){neon_lookup(neon_shr(x.a, shift), t), neon_lookup(neon_shr(x.b, shift), t)};
+}
+static inline vn vn_codes(vn_table t, const uint8_t *p) {
+    static const int32_t down[8] = {-4, 0, -12, -8, -20, -16, -28, -24};
+    uint32_t four;
+    memcpy(&four, p, 4);
+    uint32x4_t x = vdupq_n_u32(four);
+    return (vn){neon_lookup(vreinterpretq_s32_u32(vshlq_u32(x, vld1q_s32(down))), t),
+                neon_lookup(vreinterpretq_s32_u32(vshlq_u32(x, vld1q_s32(down + 4))), t)};
+}
+static inline void vni_rows(vni x[4], const uint8_t *src, int64_t stride) {
+    int32_t l[4][8];
+    for (int i = 0; i < 8; i++)
+        for (int j = 0; j < 4; j++) memcpy(&l[j][i], src + i * stride + 4 * j, 4);
+    for (int j = 0; j < 4; j++) x[j] = (vni){vld1q_s32(l[j]), vld1q_s32(l[j] + 4)};
 }
 
 #endif
