@@ -25,7 +25,7 @@ ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf1
 ISA_FLAGS_neon :=
 
 PROGRAMS := train infer merge
-LIB_SRC := train_log.c $(wildcard core/*.c kernels/*.c kernels/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c data/*.c)
+LIB_SRC := train_log.c infer_score.c $(wildcard core/*.c kernels/*.c kernels/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c data/*.c)
 CPU_SRC := $(wildcard kernels/cpu/*.c)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(foreach i,$(ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))

@@ -270,7 +270,7 @@ static int usage(FILE *f, int code) {
 }
 
 int main(int argc, char **argv) {
-    static trainer t;
+    trainer t = {0};
     const char *path = NULL, **overrides = xcalloc((size_t)argc, sizeof *overrides);
     int n = 0, bad = 0;
     for (int i = 1; i < argc; i++) {

@@ -1,0 +1,273 @@
+/* ./infer: text from a model with or without an adapter, and log-probabilities of given rows. */
+#include "core/error.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "data/chat.h"
+#include "infer_score.h"
+#include "model/generate.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct options {
+    const char *model, *prompt, *score, *system, *chat_template;
+    inference_options how;
+    sampling sampling;
+    int max_tokens, context;
+    bool chat, json;
+} options;
+
+typedef struct app {
+    options o;
+    model_source src;
+    tokenizer *tok;
+    const chat_template *chat;
+    generator g;
+} app;
+
+/* ---- options ---- */
+
+static const char usage_text[] =
+    "usage: ./infer --model M [--adapter DIR] --prompt TEXT | --chat [--prompt TEXT] | --score FILE.jsonl\n"
+    "\n"
+    "  --model M          Hugging Face directory or GGUF file\n"
+    "  --adapter DIR      LoRA adapter in PEFT's layout, applied unmerged\n"
+    "  --load-in-4bit     hold the linear layers in NF4, as training with load_in_4bit does\n"
+    "  --no-double-quant  with --load-in-4bit: plain fp32 scales\n"
+    "  --prompt TEXT      continue TEXT as it is; with --chat: answer it as one user turn\n"
+    "  --chat             talk; an empty line or end of file ends\n"
+    "  --system TEXT      with --chat: the system turn\n"
+    "  --score FILE       one row of JSON a line with \"text\" or \"input_ids\"; prints input_ids, logprobs, nll, perplexity\n"
+    "  --max-tokens N     tokens to generate at most (256)\n"
+    "  --context N        tokens the cache holds (the model's, at most 4096)\n"
+    "  --temperature X    0 = always the most probable token (0.8)\n"
+    "  --top-p X          keep the most probable tokens that make up X (0.95)\n"
+    "  --top-k N          keep the N most probable tokens, 0 = all (40)\n"
+    "  --seed N           of the choice of tokens (0)\n"
+    "  --json             one JSON object for an answer instead of text\n"
+    "  --threads N        0 = one for each core (0)\n"
+    "  --backend NAME     auto, ref, avx2, avx512, neon (auto)\n";
+
+enum { OPT_MODEL = 256, OPT_ADAPTER, OPT_4BIT, OPT_PLAIN, OPT_PROMPT, OPT_CHAT, OPT_SYSTEM, OPT_SCORE, OPT_MAX, OPT_CONTEXT, OPT_TEMPERATURE,
+       OPT_TOP_P, OPT_TOP_K, OPT_SEED, OPT_JSON, OPT_THREADS, OPT_BACKEND, OPT_HELP };
+
+static const struct option long_options[] = {
+    {"model", 1, NULL, OPT_MODEL},   {"adapter", 1, NULL, OPT_ADAPTER}, {"load-in-4bit", 0, NULL, OPT_4BIT},
+    {"no-double-quant", 0, NULL, OPT_PLAIN}, {"prompt", 1, NULL, OPT_PROMPT}, {"chat", 0, NULL, OPT_CHAT},
+    {"system", 1, NULL, OPT_SYSTEM}, {"score", 1, NULL, OPT_SCORE},     {"max-tokens", 1, NULL, OPT_MAX},
+    {"context", 1, NULL, OPT_CONTEXT}, {"temperature", 1, NULL, OPT_TEMPERATURE}, {"top-p", 1, NULL, OPT_TOP_P},
+    {"top-k", 1, NULL, OPT_TOP_K},   {"seed", 1, NULL, OPT_SEED},       {"json", 0, NULL, OPT_JSON},
+    {"threads", 1, NULL, OPT_THREADS}, {"backend", 1, NULL, OPT_BACKEND}, {"help", 0, NULL, OPT_HELP},
+    {NULL, 0, NULL, 0}};
+
+static int number(const char *name, const char *text, double lo, double hi, bool whole, double *out) {
+    char *end;
+    errno = 0;
+    *out = strtod(text, &end);
+    if (end == text || *end || errno || !(*out >= lo && *out <= hi) || (whole && *out != floor(*out)))
+        return fail(EXIT_USAGE, "--%s: found '%s', expected a%s number from %g to %g", name, text, whole ? " whole" : "", lo, hi);
+    return 0;
+}
+
+static int take_number(options *o, int opt, const char *name, const char *text) {
+    double x;
+    bool real = opt == OPT_TEMPERATURE || opt == OPT_TOP_P;
+    double hi = opt == OPT_TEMPERATURE ? 100 : opt == OPT_TOP_P ? 1 : opt == OPT_THREADS ? THREADS_MAX : opt == OPT_SEED ? 9e15 : 1 << 28;
+    double lo = opt == OPT_MAX || opt == OPT_CONTEXT ? 1 : 0;
+    if (number(name, text, lo, hi, !real, &x)) return -1;
+    switch (opt) {
+    case OPT_MAX: o->max_tokens = (int)x; break;
+    case OPT_CONTEXT: o->context = (int)x; break;
+    case OPT_TEMPERATURE: o->sampling.temperature = x; break;
+    case OPT_TOP_P: o->sampling.top_p = x; break;
+    case OPT_TOP_K: o->sampling.top_k = (int)x; break;
+    case OPT_SEED: o->sampling.seed = (uint64_t)x; break;
+    default: o->how.threads = (int)x;
+    }
+    return 0;
+}
+
+static int parse(options *o, int argc, char **argv) {
+    *o = (options){.how = {.backend = "auto", .double_quant = true}, .max_tokens = 256,
+                   .sampling = {.temperature = 0.8, .top_p = 0.95, .top_k = 40}};
+    int opt, index = 0;
+    while ((opt = getopt_long(argc, argv, "", long_options, &index)) >= 0) switch (opt) {
+        case OPT_MODEL: o->model = optarg; break;
+        case OPT_ADAPTER: o->how.adapter = optarg; break;
+        case OPT_4BIT: o->how.load_in_4bit = true; break;
+        case OPT_PLAIN: o->how.double_quant = false; break;
+        case OPT_PROMPT: o->prompt = optarg; break;
+        case OPT_CHAT: o->chat = true; break;
+        case OPT_SYSTEM: o->system = optarg; break;
+        case OPT_SCORE: o->score = optarg; break;
+        case OPT_JSON: o->json = true; break;
+        case OPT_BACKEND: o->how.backend = optarg; break;
+        case OPT_HELP: fputs(usage_text, stdout); exit(EXIT_DONE);
+        case '?': return fail(EXIT_USAGE, "see ./infer --help");
+        default:
+            if (take_number(o, opt, long_options[index].name, optarg)) return -1;
+        }
+    if (optind < argc) return fail(EXIT_USAGE, "unexpected argument '%s'; see ./infer --help", argv[optind]);
+    if (!o->model) return fail(EXIT_USAGE, "--model is missing; see ./infer --help");
+    if (!!o->score + (o->chat || o->prompt) != 1)
+        return fail(EXIT_USAGE, "expected one of --prompt, --chat and --score; see ./infer --help");
+    if (o->system && !o->chat) return fail(EXIT_USAGE, "--system needs --chat");
+    return 0;
+}
+
+/* ---- one answer ---- */
+
+typedef struct answer {
+    int prompt_tokens, tokens;
+    double prefill_seconds, decode_seconds, first_token_seconds;
+    char *text;
+    size_t length;
+} answer;
+
+static void emit(const app *a, answer *r, FILE *text, const char *bytes, int n) {
+    fwrite(bytes, 1, (size_t)n, text);
+    if (a->o.json || !n) return;
+    fwrite(bytes, 1, (size_t)n, stdout);
+    fflush(stdout);
+    (void)r;
+}
+
+/* Feeds the prompt (what differs from the cache of it) and generates until an end-of-generation token. */
+static int generate(app *a, const token_list *prompt, answer *r) {
+    generator *g = &a->g;
+    utf8_stream whole = {0};
+    char *out = NULL;
+    *r = (answer){.prompt_tokens = (int)prompt->n};
+    FILE *text = open_memstream(&r->text, &r->length);
+    double began = seconds_now();
+    int fed = generator_resume(g, prompt->id, (int)prompt->n);
+    double prefilled = seconds_now();
+    int room = g->context - g->n < a->o.max_tokens ? g->context - g->n : a->o.max_tokens;
+    while (fed >= 0 && r->tokens < room) {
+        int32_t id = generator_next(g, &a->o.sampling);
+        if (!r->tokens++) r->first_token_seconds = seconds_now() - began;
+        if (tokenizer_is_eog(a->tok, id)) break;
+        int n;
+        const char *bytes = tokenizer_is_special(a->tok, id) ? (n = 0, "") : tokenizer_bytes(a->tok, id, &n);
+        out = xrealloc(out, (size_t)n + 16, 1);
+        emit(a, r, text, out, utf8_stream_feed(&whole, bytes, n, out));
+        if (r->tokens < room && generator_feed(g, &id, 1)) fed = -1;
+    }
+    out = xrealloc(out, 16, 1);
+    emit(a, r, text, out, utf8_stream_end(&whole, out));
+    r->prefill_seconds = prefilled - began, r->decode_seconds = seconds_now() - prefilled;
+    fclose(text);
+    free(out);
+    return fed < 0 ? -1 : 0;
+}
+
+static double rate(double n, double seconds) { return seconds > 0 ? n / seconds : 0; }
+
+static void report(const app *a, const answer *r) {
+    double prefill = rate(r->prompt_tokens, r->prefill_seconds), decode = rate(r->tokens > 1 ? r->tokens - 1 : 0, r->decode_seconds);
+    uint64_t rss = peak_rss_bytes();
+    if (!a->o.json) {
+        fflush(stdout);
+        fprintf(stderr, "\n[prompt %d tokens, %.0f/s; answer %d tokens, %.1f/s; first after %.2f s; %.0f MiB]\n", r->prompt_tokens, prefill,
+                r->tokens, decode, r->first_token_seconds, (double)rss / 1048576);
+        return;
+    }
+    json_t *o = json_pack("{s:i,s:i,s:s%,s:f,s:f,s:f,s:I}", "prompt_tokens", r->prompt_tokens, "completion_tokens", r->tokens, "text",
+                          r->text, r->length, "prefill_tokens_per_second", prefill, "decode_tokens_per_second", decode,
+                          "time_to_first_token_seconds", r->first_token_seconds, "peak_rss_bytes", (json_int_t)rss);
+    CHECK(o, "answer as JSON%s", "");
+    json_dumpf(o, stdout, 0);
+    putchar('\n');
+    fflush(stdout);
+    json_decref(o);
+}
+
+static int run_prompt(app *a) {
+    token_list ids = {0};
+    answer r = {0};
+    int bad = tokenizer_encode(a->tok, a->o.prompt, (int64_t)strlen(a->o.prompt), TOKENIZE_SPECIAL | TOKENIZE_ADD, &ids);
+    if (!bad && !ids.n) bad = fail(EXIT_USAGE, "--prompt: no token in it and the tokenizer adds none");
+    bad = bad || generate(a, &ids, &r);
+    if (!bad) report(a, &r);
+    token_list_free(&ids);
+    free(r.text);
+    return bad ? -1 : 0;
+}
+
+/* ---- chat ---- */
+
+typedef struct history { chat_turn *turn; int n; } history;
+
+static void say(history *h, const char *role, const char *content) {
+    h->turn = xrealloc(h->turn, (size_t)h->n + 1, sizeof *h->turn);
+    h->turn[h->n++] = (chat_turn){.role = role, .content = xstrdup(content)};
+}
+
+static int answer_turn(app *a, history *h, const char *content) {
+    chat_text text = {0};
+    token_list ids = {0};
+    answer r = {0};
+    say(h, "user", content);
+    int bad = chat_render(a->chat, h->turn, h->n, true, &text) || chat_encode(&text, a->tok, &ids) || generate(a, &ids, &r);
+    if (!bad) {
+        report(a, &r);
+        say(h, "assistant", r.text);
+    }
+    chat_text_free(&text);
+    token_list_free(&ids);
+    free(r.text);
+    return bad ? -1 : 0;
+}
+
+static int run_chat(app *a) {
+    history h = {0};
+    char *line = NULL;
+    size_t cap = 0;
+    int bad = 0;
+    if (a->o.system) say(&h, "system", a->o.system);
+    if (a->o.prompt) bad = answer_turn(a, &h, a->o.prompt);
+    while (!a->o.prompt && !bad) {
+        if (isatty(STDIN_FILENO)) fputs("> ", stderr);
+        ssize_t n = getline(&line, &cap, stdin);
+        if (n > 0 && line[n - 1] == '\n') line[--n] = 0;
+        if (n <= 0) break;
+        bad = answer_turn(a, &h, line);
+    }
+    for (int i = 0; i < h.n; i++) free((char *)h.turn[i].content);
+    free(h.turn), free(line);
+    return bad;
+}
+
+/* ---- all ---- */
+
+static int open_text(app *a) {
+    if (!(a->tok = model_tokenizer(&a->src, NULL))) return -1;
+    if (!a->o.chat) return 0;
+    if (!tokenizer_template(a->tok)) return fail(EXIT_INPUT, "%s: no chat template", a->src.path);
+    return (a->chat = chat_template_find(tokenizer_template(a->tok), a->src.path)) ? 0 : -1;
+}
+
+static int run(app *a) {
+    const options *o = &a->o;
+    if (model_source_open(&a->src, o->model)) return -1;
+    if (o->score) return score_file(&a->src, &o->how, o->score);
+    int64_t context = o->context ? o->context : a->src.hp.context < 4096 ? a->src.hp.context : 4096;
+    if (context > a->src.hp.context)
+        return fail(EXIT_USAGE, "--context: %ld is more than the %ld positions of %s", (long)context, (long)a->src.hp.context, o->model);
+    if (open_text(a) || generator_open(&a->g, &a->src, &o->how, (int)context)) return -1;
+    return o->chat ? run_chat(a) : run_prompt(a);
+}
+
+int main(int argc, char **argv) {
+    static app a;
+    int bad = parse(&a.o, argc, argv) || run(&a) ? fail_report("infer") : EXIT_DONE;
+    generator_close(&a.g);
+    tokenizer_close(a.tok);
+    model_source_close(&a.src);
+    return bad;
+}

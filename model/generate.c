@@ -1,0 +1,136 @@
+#include "model/generate.h"
+#include "core/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Base and adapter over s->run; the adapter's tensors are read in the real pass only. */
+static int load(session *s, const model_source *src, const inference_options *o, int64_t positions) {
+    model_options mo = {o->load_in_4bit, o->double_quant, positions};
+    lora_config l;
+    if (o->adapter && lora_config_read(&l, o->adapter)) return -1;
+    l.dropout = 0;
+    if (session_load(s, src, &mo, o->adapter ? &l : NULL, 0, false)) return -1;
+    return o->adapter && !s->run.planning ? adapter_load(&s->ad, o->adapter) : 0;
+}
+
+/* ---- generation ---- */
+
+static void evaluate(generator *g) {
+    int32_t last = g->b.rows - 1;
+    tape t = session_tape(&g->s, false, false);
+    tensor *h = model_forward(&t, &g->s.m, &g->b, &g->kv);
+    model_logits(&t, &g->s.m, h, &last, 1, mat_f32(g->logits, 1, g->s.m.hp.vocab));
+}
+
+static int build(generator *g, const model_source *src, const inference_options *o) {
+    const hparams *hp = &src->hp;
+    if (load(&g->s, src, o, g->context)) return -1;
+    kv_cache_open(&g->kv, &g->s.run, (int)hp->layers, 1, g->context, hp->kv_heads * hp->head_dim, PREFILL_ROWS);
+    g->logits = arena_array(&g->s.run, (size_t)hp->vocab, sizeof *g->logits);
+    return 0;
+}
+
+static void append(generator *g, const int32_t *ids, int n) {
+    batch_clear(&g->b);
+    batch_add(&g->b, ids, NULL, n, 0);
+    g->b.past[0] = g->n;
+    for (int i = 0; i < n; i++) g->b.pos[i] += g->n;
+    evaluate(g);
+}
+
+int generator_open(generator *g, const model_source *src, const inference_options *o, int context) {
+    static const int32_t worst[PREFILL_ROWS];
+    *g = (generator){.context = context};
+    g->ids = xcalloc((size_t)context, sizeof *g->ids);
+    g->candidates = xcalloc((size_t)src->hp.vocab, sizeof *g->candidates);
+    batch_open(&g->b, PREFILL_ROWS, 1);
+    if (session_plan(&g->s) || build(g, src, o)) return -1;
+    append(g, worst, context < PREFILL_ROWS ? context : PREFILL_ROWS);
+    session planned = g->s;
+    kv_cache_close(&g->kv);
+    int bad = session_open(&g->s, &planned, o->backend, o->threads);
+    session_close(&planned);
+    return bad ? -1 : build(g, src, o);
+}
+
+void generator_close(generator *g) {
+    kv_cache_close(&g->kv);
+    session_close(&g->s);
+    batch_close(&g->b);
+    free(g->ids), free(g->candidates);
+    *g = (generator){0};
+}
+
+void generator_rewind(generator *g, int n) {
+    CHECK(n <= g->n, "rewind to %d of %d", n, g->n);
+    g->n = n;
+}
+
+int generator_feed(generator *g, const int32_t *ids, int n) {
+    if (n > g->context - g->n)
+        return fail(EXIT_INPUT, "%d tokens and %d more do not fit into the context of %d", g->n, n, g->context);
+    while (n > 0) {
+        int piece = n < PREFILL_ROWS ? n : PREFILL_ROWS;
+        append(g, ids, piece);
+        memcpy(g->ids + g->n, ids, (size_t)piece * sizeof *ids);
+        g->n += piece, ids += piece, n -= piece;
+    }
+    return 0;
+}
+
+int generator_resume(generator *g, const int32_t *ids, int n) {
+    int same = 0;
+    while (same < n - 1 && same < g->n && g->ids[same] == ids[same]) same++; /* the last one is fed for its logits */
+    generator_rewind(g, same);
+    return generator_feed(g, ids + same, n - same) ? -1 : n - same;
+}
+
+int32_t generator_next(generator *g, const sampling *s) {
+    return sample_token(g->logits, (int)g->s.m.hp.vocab, s, (uint64_t)g->n, g->candidates);
+}
+
+/* ---- scoring ---- */
+
+static void score(scorer *r) {
+    step_sums sums = {0};
+    tape t = session_tape(&r->s, false, false);
+    tensor *h = model_forward(&t, &r->s.m, &r->b, NULL);
+    model_loss(&t, &r->s.m, h, &r->b, r->rows, r->target, r->row_weight, r->logprob, &sums);
+}
+
+static int build_scorer(scorer *r, const model_source *src, const inference_options *o) {
+    if (load(&r->s, src, o, r->b.rows_max)) return -1;
+    r->logprob = arena_array(&r->s.run, (size_t)r->b.rows_max, sizeof *r->logprob);
+    return 0;
+}
+
+int scorer_open(scorer *r, const model_source *src, const inference_options *o, int longest) {
+    *r = (scorer){0};
+    size_t n = (size_t)longest;
+    int32_t *worst = xcalloc(n, sizeof *worst);
+    r->rows = xcalloc(n, sizeof *r->rows), r->target = xcalloc(n, sizeof *r->target);
+    r->row_weight = xcalloc(n, sizeof *r->row_weight);
+    batch_open(&r->b, longest, 1);
+    batch_add(&r->b, worst, worst, longest, 0);
+    free(worst);
+    if (session_plan(&r->s) || build_scorer(r, src, o)) return -1;
+    score(r);
+    session planned = r->s;
+    int bad = session_open(&r->s, &planned, o->backend, o->threads);
+    session_close(&planned);
+    return bad ? -1 : build_scorer(r, src, o);
+}
+
+void scorer_close(scorer *r) {
+    session_close(&r->s);
+    batch_close(&r->b);
+    free(r->rows), free(r->target), free(r->row_weight);
+    *r = (scorer){0};
+}
+
+void scorer_run(scorer *r, const int32_t *ids, int n) {
+    batch_clear(&r->b);
+    batch_add(&r->b, ids, ids, n, 0);
+    score(r);
+}
