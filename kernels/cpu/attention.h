@@ -1,0 +1,97 @@
+/* What the forward and the backward pass of attention share: packed blocks of keys, and products in which every row has
+ * its own range of the chain, so that a masked pair takes no part at all. */
+#ifndef PEFT_KERNELS_CPU_ATTENTION_H
+#define PEFT_KERNELS_CPU_ATTENTION_H
+
+#include "kernels/cpu/gemm_tile.h"
+#include "kernels/ref/ref.h"
+
+enum { WIDE = 2 * VN, BLOCK = ATTN_BLOCK };
+
+/* tile_row_m_0: as tile_row_m_2, but begun at 0 */
+#define LOAD_0(i) vn c##i = vn_set1(0), d##i = vn_set1(0);
+#define SAVE_0 SAVE_2
+#define ROW_0 ROW_2
+#define LOADB_0 LOADB_2
+
+#if defined(ISA_avx512)
+#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#else
+#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#endif
+#define DEFINE_TILES(m) TILE_ROW(m, 0) TILE_ROW(m, 2) TILE_COL(m, 2)
+HEIGHTS(DEFINE_TILES)
+
+#define NAME_DOT(m) [m] = tile_row_##m##_0,
+#define NAME_ROW(m) [m] = tile_row_##m##_2,
+#define NAME_COL(m) [m] = tile_col_##m##_2,
+static tile_fn *const dot_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_DOT)}; /* begun at 0 */
+static tile_fn *const row_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_ROW)};
+static tile_fn *const col_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_COL)};
+
+/* A matrix A(i, k) = at[i * row + k * step] for tiles of kind `tiles`; stride is the one of both that is not 1 */
+typedef struct {
+    tile_fn *const *tiles;
+    const float *at;
+    int64_t row, step, stride;
+} left;
+
+static inline left left_rows(const float *at, int64_t ld) { return (left){row_tiles, at, ld, 1, ld}; }
+static inline left left_cols(const float *at, int64_t ld) { return (left){col_tiles, at, 1, ld, ld}; }
+
+static inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
+static inline int clip(int64_t n, int64_t top) { return (int)(n < 0 ? 0 : n > top ? top : n); }
+
+/* c[rows, cols] += A B, where row i takes k in [lo[i], hi[i]) only; lo and hi do not fall with i. cols is a multiple of
+ * WIDE */
+static inline void chain_rows(left a, int rows, const int *lo, const int *hi, const float *b, int64_t ldb, float *c,
+                              int cols) {
+    for (int i = 0; i < rows; i += TILE_ROWS) {
+        int end = i + TILE_ROWS < rows ? i + TILE_ROWS : rows, from = i, to = i;
+        for (int k = lo[i], next; k < hi[end - 1]; k = next) { /* rows [from, to) share [k, next) */
+            while (hi[from] <= k) from++;
+            while (to < end && lo[to] <= k) to++;
+            next = to < end && lo[to] < hi[from] ? lo[to] : hi[from];
+            if (from >= to) {
+                next = lo[to];
+                continue;
+            }
+            const float *at = a.at + from * a.row + k * a.step;
+            for (int j = 0; j < cols; j += WIDE)
+                a.tiles[to - from](next - k, at, a.stride, b + k * ldb + j, ldb, c + (int64_t)from * cols + j, cols);
+        }
+    }
+}
+
+/* s[rows, BLOCK] = x y^T over dim features, x [rows, ld], yt [dim, BLOCK]; only near the columns [lo[i], hi[i]) */
+static inline void scores(float *s, const float *x, int64_t ld, int rows, const int *lo, const int *hi, const float *yt,
+                          int dim) {
+    for (int i = 0; i < rows; i += TILE_ROWS) {
+        int m = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
+        for (int j = lo[i] / WIDE * WIDE; j < hi[i + m - 1]; j += WIDE)
+            dot_tiles[m](dim, x + i * ld, ld, yt + j, BLOCK, s + i * BLOCK + j, BLOCK);
+    }
+}
+
+/* dst[d, BLOCK] = transposed src[rows, dim] */
+static inline void pack_transposed(float *dst, const float *src, int64_t ld, int rows, int dim) {
+    int full = rows / VN * VN, deep = dim / VN * VN;
+    for (int i = 0; i < full; i += VN) {
+        for (int d = 0; d < deep; d += VN) vn_transpose(dst + d * BLOCK + i, BLOCK, src + i * ld + d, ld);
+        for (int d = deep; d < dim; d++)
+            for (int r = i; r < i + VN; r++) dst[d * BLOCK + r] = src[r * ld + d];
+    }
+    for (int i = full; i < rows; i++)
+        for (int d = 0; d < dim; d++) dst[d * BLOCK + i] = src[i * ld + d];
+}
+
+/* dst[rows, wide] = src[rows, dim] and zeros: contiguous, whatever the stride of src does to the cache's sets */
+static inline void pack_rows(float *dst, int wide, const float *src, int64_t ld, int rows, int dim) {
+    for (int i = 0; i < rows; i++)
+        for (int d = 0; d < wide; d += 16)
+            v16_store(dst + i * wide + d, d + 16 <= dim ? v16_load(src + i * ld + d)
+                                          : d < dim     ? v16_load_n(src + i * ld + d, dim - d)
+                                                        : v16_zero());
+}
+
+#endif
