@@ -1,0 +1,429 @@
+/* Every kernel on every backend of this machine against the reference, bit for bit: a case fills one pool with inputs,
+ * poisoned outputs and poisoned gaps between rows, runs its kernel, and the whole pool is compared, so that a stray
+ * write shows as well as a wrong bit. Shapes are odd on purpose. What the reference itself computes is checked in
+ * test_reference.c, against formulas in double. */
+#include "core/arena.h"
+#include "core/rng.h"
+#include "kernels/backend.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { POOL = 24 << 20, POISON = 0xff, SHAPE = 9 };
+
+typedef struct lab {
+    kctx *c;
+    char *pool;
+    size_t used;
+    uint64_t seed, drawn;
+} lab;
+
+typedef struct kernel_case {
+    const char *name;
+    void (*run)(lab *l, const int *s);
+    int s[SHAPE];
+} kernel_case;
+
+static void *take(lab *l, size_t bytes) {
+    void *p = l->pool + l->used;
+    l->used += (bytes + 127) / 64 * 64; /* at least a line of poison behind each */
+    assert_true(l->used <= POOL);
+    return p;
+}
+
+static float draw(lab *l) { return rng_normal(l->seed, STREAM_TEST, l->drawn++); }
+
+static float *vector(lab *l, int64_t n) {
+    float *p = take(l, (size_t)n * sizeof *p);
+    for (int64_t i = 0; i < n; i++) p[i] = draw(l);
+    return p;
+}
+
+/* an output: poison everywhere */
+static mat out(lab *l, int64_t rows, int64_t cols, int gap) {
+    mat m = {take(l, (size_t)(rows * (cols + gap)) * sizeof(float)), F32, rows, cols, cols + gap};
+    return m;
+}
+
+static mat in(lab *l, int64_t rows, int64_t cols, int gap) {
+    mat m = out(l, rows, cols, gap);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t k = 0; k < cols; k++) mat_row(m, i)[k] = draw(l);
+    return m;
+}
+
+static int32_t *indices(lab *l, int64_t n, int32_t below) {
+    int32_t *p = take(l, (size_t)n * sizeof *p);
+    for (int64_t i = 0; i < n; i++)
+        p[i] = (int32_t)rng_below(l->seed, STREAM_TEST, 1u << 30 | l->drawn++, (uint64_t)below);
+    return p;
+}
+
+/* dense, elementwise: rows, cols, gap */
+
+static void run_zero(lab *l, const int *s) {
+    char *p = take(l, (size_t)s[0]);
+    l->c->be->zero(l->c, p, (size_t)s[0]);
+}
+
+static void run_copy(lab *l, const int *s) {
+    mat x = in(l, s[0], s[1], s[2]), y = out(l, s[0], s[1], 3);
+    l->c->be->copy(l->c, y, x);
+}
+
+static void run_add(lab *l, const int *s) {
+    mat a = in(l, s[0], s[1], s[2]), b = in(l, s[0], s[1], 0), y = out(l, s[0], s[1], 5);
+    l->c->be->add(l->c, y, a, b);
+    l->c->be->add(l->c, a, a, b);
+    l->c->be->add(l->c, b, y, b);
+}
+
+static void run_scale(lab *l, const int *s) {
+    mat x = in(l, s[0], s[1], s[2]), y = out(l, s[0], s[1], 1);
+    l->c->be->scale(l->c, y, x, 0.37f);
+    l->c->be->scale(l->c, x, x, -1.5f);
+    l->c->be->scale_rows(l->c, x, y, vector(l, s[0]));
+    l->c->be->scale_rows(l->c, y, y, vector(l, s[0]));
+}
+
+static void run_bias(lab *l, const int *s) {
+    mat y = in(l, s[0], s[1], s[2]);
+    l->c->be->add_bias(l->c, y, vector(l, s[1]));
+}
+
+static void run_dropout(lab *l, const int *s) {
+    mat x = in(l, s[0], s[1], s[2]), y = out(l, s[0], s[1], 2);
+    uint64_t *sample = take(l, (size_t)s[0] * sizeof *sample);
+    for (int i = 0; i < s[0]; i++) sample[i] = 0x123456789abcull * (uint64_t)(i / 3);
+    dropout d = {(float)s[3] / 100, 77, 3, 11, sample, indices(l, s[0], 5000)};
+    l->c->be->dropout_fwd(l->c, y, x, &d);
+    d.site = 12;
+    l->c->be->dropout_fwd(l->c, x, x, &d);
+}
+
+static void run_gather(lab *l, const int *s) {
+    mat x = in(l, s[0], s[1], s[2]), y = out(l, 2 * s[0], s[1], 4), z = out(l, s[0], s[1], 7);
+    l->c->be->gather_rows(l->c, y, x, indices(l, 2 * s[0], s[0]));
+    int32_t *row = take(l, (size_t)s[0] * sizeof *row);
+    for (int i = 0; i < s[0]; i++) row[i] = s[0] - 1 - i;
+    l->c->be->scatter_rows(l->c, z, x, row);
+}
+
+/* rows: rows, cols, gap */
+
+static void run_norm(lab *l, const int *s) {
+    mat x = in(l, s[0], s[1], s[2]), y = out(l, s[0], s[1], 6), dy = in(l, s[0], s[1], 1), dx = in(l, s[0], s[1], s[2]);
+    float *g = vector(l, s[1]), *rstd = take(l, (size_t)s[0] * sizeof *rstd);
+    memset(mat_row(x, s[0] - 1), 0, (size_t)s[1] * sizeof(float)); /* eps alone */
+    l->c->be->rmsnorm_fwd(l->c, y, rstd, x, g, 1e-5f);
+    l->c->be->rmsnorm_bwd(l->c, dx, dy, x, rstd, g);
+    l->c->be->rmsnorm_fwd(l->c, x, NULL, x, g, 1e-6f);
+}
+
+static void run_rope(lab *l, const int *s) { /* rows, heads, gap, dim */
+    mat x = in(l, s[0], s[1] * s[3], s[2]), y = out(l, s[0], s[1] * s[3], 3);
+    rope r = {vector(l, 50 * s[3] / 2), vector(l, 50 * s[3] / 2), s[3], 50};
+    int32_t *pos = indices(l, s[0], 50);
+    l->c->be->rope_fwd(l->c, y, x, pos, &r, 1);
+    l->c->be->rope_fwd(l->c, x, x, pos, &r, -1);
+}
+
+static void run_glu(lab *l, const int *s) { /* rows, cols, gap, activation */
+    mat both = in(l, s[0], 2 * s[1], s[2]), gate = mat_cols(both, 0, s[1]), up = mat_cols(both, s[1], s[1]);
+    mat dy = in(l, s[0], s[1], 0), y = out(l, s[0], s[1], 1), dboth = out(l, s[0], 2 * s[1], 9);
+    const float edge[] = {0, -0.0f, 88, -88, 100, -100, 1e30f, -1e30f, 1e-30f, 0x1p-149f};
+    for (int k = 0; k < s[1] && k < 10; k++) mat_row(gate, 0)[k] = edge[k];
+    l->c->be->glu_fwd(l->c, y, gate, up, (activation)s[3]);
+    l->c->be->glu_bwd(l->c, mat_cols(dboth, 0, s[1]), mat_cols(dboth, s[1], s[1]), dy, gate, up, (activation)s[3]);
+    l->c->be->glu_bwd(l->c, mat_none(), gate, dy, gate, up, (activation)s[3]);
+}
+
+/* frozen matrices: tokens, out, in, gap, format */
+
+static weight frozen(lab *l, int rows, int cols, int format) {
+    int64_t n = (int64_t)rows * cols;
+    float *x = vector(l, n);
+    weight w = {&weight_formats[format], rows, cols, 1, x, NULL};
+    if (format == FMT_F32) return w;
+    if (format == FMT_NF4) {
+        int64_t blocks = (n + 63) / 64;
+        uint8_t *codes = take(l, nf4_data_bytes(n)), *code = take(l, (size_t)blocks);
+        float *absmax = take(l, (size_t)blocks * sizeof(float)),
+              *nested = take(l, (size_t)(blocks / 256 + 1) * sizeof(float));
+        nf4_meta *meta = test_calloc(1, sizeof *meta);
+        nf4_quant(x, n, codes, absmax);
+        *meta = (nf4_meta){64, 256, NULL, code, nested, nf4_dynamic_map, 0};
+        meta->offset = nf4_quant_scales(absmax, blocks, code, nested);
+        w.data = codes, w.meta = meta;
+        return w;
+    }
+    void *data = take(l, (size_t)(n / w.fmt->block * w.fmt->bytes));
+    w.fmt->quant(x, n, data), w.data = data;
+    return w;
+}
+
+static void run_weight(lab *l, const int *s) {
+    weight w = frozen(l, s[1], s[2], s[4]);
+    mat x = in(l, s[0], s[2], s[3]), y = in(l, s[0], s[1], 0), dy = in(l, s[0], s[1], s[3]), dx = in(l, s[0], s[2], 2);
+    l->c->be->weight_fwd(l->c, y, x, &w);
+    l->c->be->weight_bwd(l->c, dx, dy, &w);
+    l->c->be->weight_grad(l->c, in(l, s[1], s[2], 0), dy, x);
+    mat e = out(l, s[0], s[2], s[3]);
+    l->c->be->embed_fwd(l->c, e, &w, indices(l, s[0], s[1]));
+    test_free((void *)w.meta);
+}
+
+static void run_head(lab *l, const int *s) { /* tokens, words, dim, gap, format */
+    weight w = frozen(l, s[1], s[2], s[4]);
+    mat h = in(l, s[0], s[2], s[3]), dh = out(l, s[0], s[2], s[3]);
+    int32_t *target = indices(l, s[0], s[1]);
+    float *a = take(l, (size_t)s[0] * sizeof *a), *b = take(l, (size_t)s[0] * sizeof *b);
+    target[0] = s[1] - 1;
+    l->c->be->head_loss(l->c, a, dh, h, &w, target);
+    l->c->be->head_loss(l->c, b, mat_none(), h, &w, target);
+    assert_memory_equal(a, b, (size_t)s[0] * sizeof *a);
+    step_sums *sums = take(l, sizeof *sums);
+    memset(sums, 0, sizeof *sums);
+    l->c->be->loss_sum(l->c, sums, a, vector(l, s[0]), s[0]);
+    test_free((void *)w.meta);
+}
+
+/* flat vectors: n */
+
+static void run_sumsq(lab *l, const int *s) {
+    float *x = vector(l, s[0]);
+    step_sums *sums = take(l, 2 * sizeof *sums);
+    memset(sums, 0, 2 * sizeof *sums);
+    l->c->be->sumsq(l->c, &sums[0], x, s[0]);
+    for (int i = 0; i < s[0]; i += 97) x[i] = i % 2 ? (float)INFINITY : -(float)NAN;
+    step_sums bad = {0};
+    l->c->be->sumsq(l->c, &bad, x, s[0]);
+    assert_int_equal(bad.nonfinite, (s[0] + 96) / 97);
+}
+
+static void run_adamw(lab *l, const int *s) {
+    float *p = vector(l, s[0]), *g = vector(l, s[0]), *m = vector(l, s[0]), *v = vector(l, s[0]);
+    for (int i = 0; i < s[0]; i++) v[i] *= v[i];
+    adamw_hp hp = {1e-3, 0.9, 0.999, 1e-8, 0.01, 0.125, 0.19, 0.0447};
+    l->c->be->adamw(l->c, p, g, m, v, s[0], &hp);
+    l->c->be->adamw(l->c, p, g, m, v, s[0], &hp);
+}
+
+/* attention: heads, key heads, dim, window, gap, then the token counts of up to three sequences; s[8] = cached keys */
+
+static void run_attention(lab *l, const int *s) {
+    int heads = s[0], kv = s[1], dim = s[2], gap = s[4], rows = s[5] + s[6] + s[7], past = s[8];
+    int32_t *start = take(l, 4 * sizeof *start), *pasts = take(l, 3 * sizeof *pasts),
+            *first = take(l, 3 * sizeof *first);
+    start[0] = first[0] = 0;
+    for (int n = 0; n < 3; n++) {
+        start[n + 1] = start[n] + s[5 + n], pasts[n] = n == 1 ? past / 2 : past;
+        if (n < 2) first[n + 1] = first[n] + pasts[n] + s[5 + n] + (past ? 3 : 0);
+    }
+    int keys = first[2] + pasts[2] + s[7];
+    attn a = {heads, kv, dim, 0.71f / (float)dim, s[3], 3, start, pasts, first};
+    mat q = in(l, rows, (int64_t)heads * dim, gap), k = in(l, keys, (int64_t)kv * dim, gap),
+        v = in(l, keys, (int64_t)kv * dim, 1);
+    mat o = out(l, rows, (int64_t)heads * dim, 2), dout = in(l, rows, (int64_t)heads * dim, gap);
+    mat dq = in(l, rows, (int64_t)heads * dim, 0), dk = in(l, keys, (int64_t)kv * dim, gap),
+        dv = in(l, keys, (int64_t)kv * dim, 5);
+    float *lse = take(l, (size_t)(rows * heads) * sizeof *lse);
+    for (int64_t e = 0; e < q.ld * rows; e += 7)
+        ((float *)q.data)[e] *= e % q.ld < q.cols ? 40.0f : 1.0f; /* peaked rows too */
+    l->c->be->attn_fwd(l->c, o, lse, q, k, v, &a);
+    l->c->be->attn_bwd(l->c, dq, dk, dv, dout, q, k, v, o, lse, &a);
+}
+
+static const kernel_case cases[] = {
+    {"zero", run_zero, {1}},
+    {"zero large", run_zero, {300001}},
+    {"copy", run_copy, {5, 37, 3}},
+    {"copy large", run_copy, {300, 100, 0}},
+    {"add", run_add, {3, 17, 2}},
+    {"add large", run_add, {70, 576, 0}},
+    {"scale", run_scale, {3, 15, 1}},
+    {"scale large", run_scale, {61, 500, 4}},
+    {"bias", run_bias, {4, 33, 0}},
+    {"bias large", run_bias, {50, 576, 8}},
+    {"dropout", run_dropout, {7, 13, 1, 10}},
+    {"dropout large", run_dropout, {65, 600, 0, 50}},
+    {"dropout none", run_dropout, {3, 70, 0, 0}},
+    {"gather", run_gather, {9, 21, 3}},
+    {"gather large", run_gather, {40, 576, 0}},
+    {"norm 1", run_norm, {3, 1, 0}},
+    {"norm 15", run_norm, {4, 15, 2}},
+    {"norm 576", run_norm, {67, 576, 0}},
+    {"norm 1001", run_norm, {33, 1001, 7}},
+    {"rope 2", run_rope, {5, 3, 1, 2}},
+    {"rope 64", run_rope, {50, 9, 0, 64}},
+    {"rope 80", run_rope, {31, 7, 5, 80}},
+    {"silu", run_glu, {3, 19, 2, ACT_SILU}},
+    {"silu large", run_glu, {40, 1536, 0, ACT_SILU}},
+    {"gelu", run_glu, {3, 31, 1, ACT_GELU_TANH}},
+    {"gelu large", run_glu, {37, 700, 3, ACT_GELU_TANH}},
+    {"weight f32 1", run_weight, {1, 1, 1, 0, FMT_F32}},
+    {"weight f32", run_weight, {13, 21, 300, 3, FMT_F32}},
+    {"weight f32 wide", run_weight, {37, 97, 600, 0, FMT_F32}},
+    {"weight bf16", run_weight, {31, 50, 70, 1, FMT_BF16}},
+    {"weight f16", run_weight, {5, 33, 65, 0, FMT_F16}},
+    {"weight nf4", run_weight, {33, 65, 96, 2, FMT_NF4}},
+    {"weight nf4 straddling", run_weight, {2, 40, 200, 0, FMT_NF4}},
+    {"weight nf4 576", run_weight, {130, 100, 576, 0, FMT_NF4}},
+    {"weight q4_0", run_weight, {17, 40, 64, 1, FMT_Q4_0}},
+    {"weight q8_0", run_weight, {9, 70, 96, 0, FMT_Q8_0}},
+    {"head small", run_head, {3, 10, 8, 1, FMT_F32}},
+    {"head chunk", run_head, {7, 384, 33, 0, FMT_F32}},
+    {"head bf16", run_head, {65, 1000, 96, 2, FMT_BF16}},
+    {"head q8_0", run_head, {20, 801, 64, 0, FMT_Q8_0}},
+    {"sumsq 1", run_sumsq, {1}},
+    {"sumsq", run_sumsq, {4097}},
+    {"sumsq large", run_sumsq, {100003}},
+    {"adamw", run_adamw, {31}},
+    {"adamw large", run_adamw, {50001}},
+    {"attention 1", run_attention, {1, 1, 1, 0, 0, 1, 0, 0, 0}},
+    {"attention odd", run_attention, {2, 1, 5, 0, 1, 7, 1, 30, 0}},
+    {"attention block", run_attention, {1, 1, 16, 0, 0, 96, 97, 95, 0}},
+    {"attention grouped", run_attention, {9, 3, 64, 0, 0, 130, 1, 61, 0}},
+    {"attention grouped 7", run_attention, {14, 2, 64, 0, 0, 40, 50, 3, 0}},
+    {"attention long", run_attention, {2, 1, 32, 0, 0, 401, 0, 0, 0}},
+    {"attention 80", run_attention, {3, 3, 80, 0, 3, 100, 20, 0, 0}},
+    {"attention 256", run_attention, {2, 1, 256, 0, 0, 99, 10, 2, 0}},
+    {"attention window 1", run_attention, {2, 2, 16, 1, 0, 60, 5, 0, 0}},
+    {"attention window 5", run_attention, {3, 1, 24, 5, 1, 110, 97, 1, 0}},
+    {"attention window 100", run_attention, {2, 1, 32, 100, 0, 310, 99, 0, 0}},
+    {"attention past", run_attention, {4, 2, 48, 0, 2, 1, 9, 70, 333}},
+    {"attention past window", run_attention, {3, 1, 32, 64, 0, 1, 100, 7, 250}},
+};
+
+/* runs the case on a poisoned pool and returns how much of it was taken */
+static size_t run_case(const kernel_case *k, const backend *be, int threads, char *pool, size_t clear) {
+    size_t bytes = backend_scratch(threads);
+    char *scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    memset(scratch, POISON, bytes);
+    memset(pool, POISON, clear);
+    kctx c = {be, threads, scratch, bytes};
+    lab l = {&c, pool, 0, 1234, 0};
+    k->run(&l, k->s);
+    free(scratch);
+    return l.used;
+}
+
+static void same_pool(const kernel_case *k, const kctx *c, const char *want, const char *got, size_t n) {
+    if (memcmp(want, got, n) == 0) return;
+    size_t i = 0;
+    while (want[i] == got[i]) i++;
+    float a, b;
+    memcpy(&a, want + i / 4 * 4, 4), memcpy(&b, got + i / 4 * 4, 4);
+    fail_msg("%s on %s, %d threads: byte %zu of %zu: %a, reference %a", k->name, c->be->name, c->threads, i, n,
+             (double)b, (double)a);
+}
+
+static void kernels_equal_reference(void **state) {
+    (void)state;
+    char *want = aligned_alloc(64, POOL), *got = aligned_alloc(64, POOL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t used = run_case(&cases[i], backend_open("ref"), 1, want, POOL);
+        for (const char *const *name = backend_names(); *name; name++)
+            for (int threads = 1; threads <= 3; threads++) {
+                const kctx c = {.be = backend_open(*name), .threads = threads};
+                assert_int_equal(run_case(&cases[i], c.be, threads, got, used), used);
+                same_pool(&cases[i], &c, want, got, used);
+            }
+    }
+    free(want), free(got);
+}
+
+/* What a row's result may depend on. Heads, key heads, dim, window; keys 0 .. T-1 of one sequence. */
+enum { T = 230, HEADS = 4, KV = 2, DIM = 48, Q_COLS = HEADS * DIM, KV_COLS = KV * DIM };
+
+typedef struct sequence {
+    float q[T * Q_COLS], k[T * KV_COLS], v[T * KV_COLS], o[T * Q_COLS], lse[T * HEADS];
+} sequence;
+
+static void attend(kctx *c, sequence *x, int from, int to, int window) {
+    const int32_t start[] = {0, to - from}, past[] = {from}, first[] = {0};
+    const attn a = {HEADS, KV, DIM, 0.2f, window, 1, start, past, first};
+    c->be->attn_fwd(c, mat_f32(x->o + from * Q_COLS, to - from, Q_COLS), x->lse + from * HEADS,
+                    mat_f32(x->q + from * Q_COLS, to - from, Q_COLS), mat_f32(x->k, to, KV_COLS),
+                    mat_f32(x->v, to, KV_COLS), &a);
+}
+
+static void rows_depend_on_themselves(kctx *c, int window) {
+    sequence *x = test_malloc(sizeof *x), *y = test_malloc(sizeof *y);
+    float *all = (float *)x;
+    for (size_t i = 0; i < sizeof *x / sizeof *all; i++) all[i] = rng_normal(5, STREAM_TEST, i);
+    attend(c, x, 0, T, window);
+    memcpy(y, x, sizeof *x);
+    memset(y->o, POISON, sizeof y->o);
+    for (int i = 0; i < 7; i++) attend(c, y, i, i + 1, window); /* decode */
+    attend(c, y, 7, 100, window);                               /* in pieces */
+    attend(c, y, 100, T - 3, window);
+    for (int i = T - 3; i < T; i++) attend(c, y, i, i + 1, window);
+    assert_memory_equal(x, y, sizeof *x);
+    for (int i = 120; i < T; i++) /* what comes later, however bad */
+        for (int d = 0; d < KV_COLS; d++)
+            y->k[i * KV_COLS + d] = y->v[i * KV_COLS + d] = (float)(d % 2 ? NAN : INFINITY);
+    for (int i = 0; window && i < 120 - window; i++) /* what left the window of row 119 */
+        for (int d = 0; d < KV_COLS; d++) y->v[i * KV_COLS + d] = (float)NAN;
+    attend(c, y, 0, T, window);
+    int clean = window ? 119 : 0;
+    assert_memory_equal(x->o + clean * Q_COLS, y->o + clean * Q_COLS, (size_t)(120 - clean) * Q_COLS * sizeof(float));
+    test_free(x), test_free(y);
+}
+
+/* gradients of the first 120 rows must not see the rest of the sequence when no gradient comes from there */
+static void gradients_depend_on_seen_rows(kctx *c) {
+    enum { N = 120 };
+    sequence *x = test_malloc(sizeof *x), *g[2];
+    float *all = (float *)x, *dout = test_malloc(sizeof x->q);
+    for (size_t i = 0; i < sizeof *x / sizeof *all; i++) all[i] = rng_normal(6, STREAM_TEST, i);
+    for (int i = 0; i < T * Q_COLS; i++) dout[i] = rng_normal(7, STREAM_TEST, (uint64_t)i);
+    for (int pass = 0; pass < 2; pass++) {
+        int rows = pass ? N : T; /* the second sequence, and alone */
+        const int32_t start[] = {0, pass ? 0 : T - N, rows}, past[] = {0, 0}, first[] = {0, pass ? 0 : T - N};
+        const attn a = {HEADS, KV, DIM, 0.2f, 0, 2, start, past, first};
+        int64_t skip = pass ? 0 : T - N;
+        g[pass] = test_calloc(1, sizeof *x);
+        mat q = mat_f32(x->q + (pass ? T - N : 0) * Q_COLS, rows, Q_COLS),
+            k = mat_f32(x->k + (pass ? T - N : 0) * KV_COLS, rows, KV_COLS);
+        mat v = mat_f32(x->v + (pass ? T - N : 0) * KV_COLS, rows, KV_COLS), o = mat_f32(x->o, rows, Q_COLS);
+        c->be->attn_fwd(c, o, x->lse, q, k, v, &a);
+        c->be->attn_bwd(c, mat_f32(g[pass]->q, rows, Q_COLS), mat_f32(g[pass]->k, rows, KV_COLS),
+                        mat_f32(g[pass]->v, rows, KV_COLS), mat_f32(dout + (pass ? T - N : 0) * Q_COLS, rows, Q_COLS),
+                        q, k, v, o, x->lse, &a);
+        memmove(g[pass]->q, g[pass]->q + skip * Q_COLS, N * Q_COLS * sizeof(float));
+        memmove(g[pass]->k, g[pass]->k + skip * KV_COLS, N * KV_COLS * sizeof(float));
+        memmove(g[pass]->v, g[pass]->v + skip * KV_COLS, N * KV_COLS * sizeof(float));
+    }
+    assert_memory_equal(g[0]->q, g[1]->q, N * Q_COLS * sizeof(float));
+    assert_memory_equal(g[0]->k, g[1]->k, N * KV_COLS * sizeof(float));
+    assert_memory_equal(g[0]->v, g[1]->v, N * KV_COLS * sizeof(float));
+    test_free(g[0]), test_free(g[1]), test_free(x), test_free(dout);
+}
+
+static void attention_is_a_function_of_the_row(void **state) {
+    (void)state;
+    for (const char *const *name = backend_names(); *name; name++) {
+        size_t bytes = backend_scratch(2);
+        kctx c = {backend_open(*name), 2, aligned_alloc(64, (bytes + 63) / 64 * 64), bytes};
+        rows_depend_on_themselves(&c, 0);
+        rows_depend_on_themselves(&c, 33);
+        gradients_depend_on_seen_rows(&c);
+        free(c.scratch);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(kernels_equal_reference),
+        cmocka_unit_test(attention_is_a_function_of_the_row),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
