@@ -56,7 +56,7 @@ char *key_row_expected(const key_row *r) {
     bool number = r->type == KEY_INT || r->type == KEY_REAL || r->type == KEY_SIZE;
     if (r->type == KEY_STRING && r->range) return xprintf("an existing %s", strcmp(r->range, "file") ? "path" : "file");
     if (number && r->range) return xprintf("%s in %s", words[r->type], r->range);
-    if (r->type != KEY_CHOICE) return xstrdup(words[r->type]);
+    if (r->type != KEY_CHOICE || !r->range) return xstrdup(words[r->type]);
     char *s = xprintf("%s%s", strchr(r->range, '|') ? words[r->type] : "", r->range), *bar, *old;
     while ((bar = strchr(s, '|'))) old = s, s = xprintf("%.*s, %s", (int)(bar - s), s, bar + 1), free(old);
     return s;
@@ -74,19 +74,26 @@ typedef union {
 } key_value;
 
 static size_t value_size(key_type t) {
-    static const size_t sizes[] = {[KEY_INT] = sizeof(config_INT),         [KEY_SIZE] = sizeof(config_SIZE),
-                                   [KEY_REAL] = sizeof(config_REAL),       [KEY_BOOL] = sizeof(config_BOOL),
-                                   [KEY_STRING] = sizeof(config_STRING),   [KEY_CHOICE] = sizeof(config_CHOICE),
-                                   [KEY_STRINGS] = sizeof(config_STRINGS), [KEY_DATASETS] = sizeof(config_DATASETS)};
+    static const size_t sizes[] = {[KEY_INT] = sizeof(config_INT),
+                                   [KEY_SIZE] = sizeof(config_SIZE),
+                                   [KEY_REAL] = sizeof(config_REAL),
+                                   [KEY_BOOL] = sizeof(config_BOOL),
+                                   [KEY_STRING] = sizeof(config_STRING),
+                                   [KEY_CHOICE] = sizeof(config_CHOICE),
+                                   [KEY_STRINGS] = sizeof(config_STRINGS),
+                                   [KEY_DATASETS] = sizeof(config_DATASETS),
+                                   [KEY_SECTION] = 0};
     return sizes[t];
 }
 
 static void value_put(const key_row *r, void *base, const key_value *v) {
+    CHECK(base, "%s", r->name);
     memcpy((char *)base + r->offset, v, value_size(r->type)); /* every member of the union starts at its beginning */
 }
 
 static key_value value_get(const key_row *r, const void *base) {
     key_value v = {0};
+    CHECK(base, "%s", r->name);
     memcpy(&v, (const char *)base + r->offset, value_size(r->type));
     return v;
 }
@@ -157,11 +164,7 @@ static int read_string(loader *l, const key_row *r, const yaml_node *v, bool loo
     }
     if (same) text = same;
     if (r->type == KEY_CHOICE) {
-        bool found = *text && !strchr(text, '|');
-        size_t n = strlen(text);
-        const char *p = r->range;
-        while (found && p && (strncmp(p, text, n) || (p[n] && p[n] != '|'))) p = strchr(p, '|'), p = p ? p + 1 : NULL;
-        if (!found || !p) {
+        if (!word_in(text, r->range)) {
             char *want = key_row_expected(r), *q = quoted(text), *near = value_nearest(text, r->range);
             problem_add(&l->problems, v->at, "%s: found %s, expected %s%s", r->name, q, want, near);
             free(want), free(q), free(near);
@@ -259,7 +262,7 @@ static void read_axolotl(loader *l, const axolotl_key *a, const yaml_pair *p) {
     bool off = scalar && !scalar_bool(p->value->text, &flag) && !flag;
     if (unset_text(p->value) || !a->text) return;
     if (a->accept && off && word_in("false", a->accept)) return;
-    if (a->accept && (!strcmp(a->accept, "*") || (scalar && word_in(p->value->text, a->accept))))
+    if (a->accept && (!strcmp(a->accept, "*") || (scalar && word_in_anycase(p->value->text, a->accept))))
         problem_note(&l->problems, p->key->at, "'%s' has no effect here: %s", a->name, a->text);
     else
         problem_add(&l->problems, p->key->at, "'%s' is known to axolotl, not supported here: %s", a->name, a->text);
@@ -441,10 +444,11 @@ static void check_schedule(loader *l) {
 
 static void check_batch(loader *l) {
     config *c = l->c;
-    if (c->micro_batch_size <= INT32_MAX / c->sequence_len) return;
+    int64_t tokens = c->micro_batch_size * c->sequence_len; /* both are below 2^21 */
+    if (tokens <= INT32_MAX) return;
     int bit = given(l, BIT_micro_batch_size) ? BIT_micro_batch_size : BIT_sequence_len;
     problem_add(&l->problems, l->at[bit], "micro_batch_size x sequence_len is %lld tokens, expected at most %d",
-                (long long)(c->micro_batch_size * c->sequence_len), INT32_MAX);
+                (long long)tokens, INT32_MAX);
 }
 
 static void check_required(loader *l) {

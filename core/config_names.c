@@ -111,7 +111,7 @@ static search search_begin(const char *word, size_t scope) {
 }
 
 static void search_try(search *s, const char *name) {
-    if (strncmp(name, s->word, s->scope) || (!s->scope && strchr(name, '.'))) return; /* another scope */
+    if (strncmp(name, s->word, s->scope) != 0 || (!s->scope && strchr(name, '.'))) return; /* another scope */
     int d = edit_distance(s->word + s->scope, name + s->scope, s->distance - 1);
     if (d < s->distance) s->distance = d, s->best = name;
 }

@@ -80,12 +80,13 @@ bool interval_has(interval r, double x);
 
 /* The scalar rule of this configuration: the key, not the spelling, decides what a scalar is. Each returns NULL, or
  * what is wrong with the text. */
-const char *scalar_int(const char *s, int64_t *out);        /* decimal; 4096.0 and 2e3 are integers too */
-const char *scalar_real(const char *s, double *out);        /* finite decimal */
-const char *scalar_bool(const char *s, bool *out);          /* true false yes no on off in any case */
-const char *scalar_size(const char *s, int64_t *out);       /* bytes; 4GB = 4 * 10^9, 4GiB = 4 * 2^30 */
-bool scalar_is_null(const yaml_node *v);                    /* empty, ~ or null, not in quotes */
-bool word_in(const char *word, const char *list);           /* list "a|b|c", any case */
+const char *scalar_int(const char *s, int64_t *out);  /* decimal; 4096.0 and 2e3 are integers too */
+const char *scalar_real(const char *s, double *out);  /* finite decimal */
+const char *scalar_bool(const char *s, bool *out);    /* true false yes no on off in any case */
+const char *scalar_size(const char *s, int64_t *out); /* bytes; 4GB = 4 * 10^9, 4GiB = 4 * 2^30 */
+bool scalar_is_null(const yaml_node *v);              /* empty, ~ or null, not in quotes */
+bool word_in(const char *word, const char *list);     /* list "a|b|c" */
+bool word_in_anycase(const char *word, const char *list);
 int edit_distance(const char *a, const char *b, int limit); /* optimal string alignment; limit + 1 when above */
 char *quoted(const char *s);                                /* heap: 's', cut at 60 bytes on a UTF-8 border */
 

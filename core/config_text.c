@@ -165,7 +165,7 @@ const char *scalar_size(const char *s, int64_t *out) {
     const char *wrong = scalar_real(number, &x), *unit = s + strcspn(s, "kKMGTB");
     if (wrong) return wrong;
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
-        if (strcmp(unit, units[i].unit)) continue;
+        if (strcmp(unit, units[i].unit) != 0) continue;
         x *= units[i].bytes;
         if (fabs(x) >= 0x1p63) return "more than 64 bits hold";
         if (x != floor(x)) return "no whole number of bytes";
@@ -179,11 +179,15 @@ bool scalar_is_null(const yaml_node *v) {
     return !*v->text || !strcmp(v->text, "~") || !strcasecmp(v->text, "null");
 }
 
-bool word_in(const char *word, const char *list) {
-    for (size_t n = strlen(word); list; list = strchr(list, '|'), list = list ? list + 1 : NULL)
-        if (strcspn(list, "|") == n && !strncasecmp(word, list, n)) return true;
+static bool listed(const char *word, const char *list, int (*differ)(const char *, const char *, size_t)) {
+    size_t n = strlen(word);
+    for (const char *p = list; p; p = strchr(p, '|'), p = p ? p + 1 : NULL)
+        if (strcspn(p, "|") == n && !differ(word, p, n)) return true;
     return false;
 }
+
+bool word_in(const char *word, const char *list) { return listed(word, list, strncmp); }
+bool word_in_anycase(const char *word, const char *list) { return listed(word, list, strncasecmp); }
 
 /* ---- ranges ---- */
 

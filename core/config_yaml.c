@@ -114,7 +114,7 @@ static yaml_node *node_new(reader *r, yaml_kind kind, yaml_mark_t mark, const ya
     yaml_doc *d = r->doc;
     yaml_node *v = xcalloc(1, sizeof *v);
     *v = (yaml_node){.kind = kind, .at = place_of(r, mark), .weight = 1};
-    d->node = xrealloc(d->node, (size_t)d->n + 1, sizeof *d->node);
+    d->node = xrealloc(d->node, (size_t)d->n + 1, sizeof(yaml_node *));
     d->node[d->n++] = v;
     if (anchor) v->anchor = xstrdup((const char *)anchor);
     return v;
@@ -203,7 +203,7 @@ static int resolve_alias(reader *r, const yaml_event_t *e, yaml_node **out) {
     const char *name = (const char *)e->data.alias.anchor;
     for (int i = r->doc->n - 1; i >= 0; i--) { /* the last one of that name, as YAML has it */
         yaml_node *v = r->doc->node[i];
-        if (!v->anchor || strcmp(v->anchor, name)) continue;
+        if (!v->anchor || strcmp(v->anchor, name) != 0) continue;
         if (v->weight == 0) break; /* still being read: it would hold itself */
         v->used = true;
         *out = v;
@@ -274,7 +274,7 @@ static void drop_duplicates(reader *r, yaml_node *map) {
     for (int i = 0; i < map->n; i++) {
         const yaml_node *key = map->pair[i].key;
         int k = 0;
-        while (k < n && strcmp(key->text, map->pair[k].key->text)) k++;
+        while (k < n && strcmp(key->text, map->pair[k].key->text) != 0) k++;
         map->pair[n] = map->pair[i];
         if (k == n) {
             n++;

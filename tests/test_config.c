@@ -94,7 +94,8 @@ static void test_one_pass(void **state) {
         "t.yaml:5:18: learning_rate: found '-1', expected a number in (0, 1]\n"
         "t.yaml:6:17: sample_packing: found 'maybe', expected true or false\n"
         "t.yaml:7:19: micro_batch_size: found a list, expected an integer in [1, 65536]\n"
-        "t.yaml:9:5: datasets.type is missing in this entry, expected one of chat_template, sharegpt, alpaca, completion, "
+        "t.yaml:9:5: datasets.type is missing in this entry, expected one of chat_template, sharegpt, alpaca, "
+        "completion, "
         "tokenized\n"
         "t.yaml:10:5: unknown key 'typo'; did you mean 'type'?\n"
         "t.yaml:11:5: datasets.path is missing in this entry, expected an existing file\n"
@@ -106,7 +107,8 @@ static void test_one_pass(void **state) {
         "t.yaml:15:12: optimizer: found 'sgd', expected adamw_torch\n"
         "t.yaml:16:31: lora_target_modules: found a list or map in the list, expected a name\n"
         "t.yaml:17:13: num_epochs: found '1e-4x' (no number), expected a number in (0, 1000000]\n"
-        "t.yaml:18:12: max_steps: found '9223372036854775808' (more than 64 bits hold), expected an integer in [1, 1000000000]\n");
+        "t.yaml:18:12: max_steps: found '9223372036854775808' (more than 64 bits hold), expected an integer in "
+        "[1, 1000000000]\n");
     char many[2048] = BASE;
     for (int i = 0; i < 25; i++) sprintf(many + strlen(many), "zzzzzzzz%02d: 1\n", i * 4);
     config c;
@@ -137,11 +139,14 @@ static void test_unknown(void **state) {
         "t.yaml:7:1: unknown key 'bf15'; did you mean axolotl's 'bf16'? It is not supported here\n"
         "t.yaml:8:1: unknown key 'something'; --help lists the keys\n"
         "t.yaml:9:1: 'hub_model_id' is known to axolotl, not supported here: nothing is uploaded\n"
-        "t.yaml:10:1: 'load_in_8bit' is known to axolotl, not supported here: use load_in_4bit: true, or an 8-bit GGUF file "
+        "t.yaml:10:1: 'load_in_8bit' is known to axolotl, not supported here: use load_in_4bit: true, or an "
+        "8-bit GGUF file "
         "as base_model\n"
-        "t.yaml:11:12: optimizer: 'adamw_bnb_8bit' is known to axolotl, not supported here: use adamw_torch: its moments "
+        "t.yaml:11:12: optimizer: 'adamw_bnb_8bit' is known to axolotl, not supported here: use adamw_torch: "
+        "its moments "
         "are 32-bit, and small where only adapters train\n"
-        "t.yaml:12:25: gradient_checkpointing: 'offload' is known to axolotl, not supported here: use true: layer inputs "
+        "t.yaml:12:25: gradient_checkpointing: 'offload' is known to axolotl, not supported here: use true: "
+        "layer inputs "
         "stay in memory\n"
         "t.yaml:14:3: 'special_tokens.eos_token' is known to axolotl, not supported here: the tokenizer's own is used\n"
         "t.yaml:15:3: unknown key 'pad_tokn'; did you mean axolotl's 'pad_token'? It is not supported here\n"
@@ -164,11 +169,13 @@ static void test_missing(void **state) {
     refuses(
         MODEL
         "datasets:\n  - path: nowhere.jsonl\n    type: alpaca\n  - path: .\n    type: alpaca\n  - path:\n    type:\n",
-        "t.yaml:3:11: datasets.path: found 'nowhere.jsonl' (No such file or directory), expected an existing file; nothing is "
+        "t.yaml:3:11: datasets.path: found 'nowhere.jsonl' (No such file or directory), expected an existing "
+        "file; nothing is "
         "downloaded\n"
         "t.yaml:5:11: datasets.path: found '.' (a directory), expected an existing file; nothing is downloaded\n"
         "t.yaml:7:10: datasets.path is missing in this entry, expected an existing file\n"
-        "t.yaml:8:10: datasets.type is missing in this entry, expected one of chat_template, sharegpt, alpaca, completion, "
+        "t.yaml:8:10: datasets.type is missing in this entry, expected one of chat_template, sharegpt, alpaca, "
+        "completion, "
         "tokenized\n");
     refuses("base_model: meta/llama\n" DATA,
             "t.yaml:1:13: base_model: found 'meta/llama' (No such file or directory), expected "
@@ -177,18 +184,17 @@ static void test_missing(void **state) {
 
 static void test_exclusive(void **state) {
     (void)state;
-    refuses(
-        BASE
-        "warmup_ratio: 0.1\nwarmup_steps: 10\nsave_steps: 10\nsaves_per_epoch: 1\nevals_per_epoch: 2\neval_steps: 0.5\n",
-        "t.yaml:4:1: warmup_steps excludes warmup_ratio on line 3; give one of them\n"
-        "t.yaml:6:1: saves_per_epoch excludes save_steps on line 5; give one of them\n"
-        "t.yaml:8:1: eval_steps excludes evals_per_epoch on line 7; give one of them\n");
+    refuses(BASE "warmup_ratio: 0.1\nwarmup_steps: 10\nsave_steps: 10\nsaves_per_epoch: 1\nevals_per_epoch: "
+                 "2\neval_steps: 0.5\n",
+            "t.yaml:4:1: warmup_steps excludes warmup_ratio on line 3; give one of them\n"
+            "t.yaml:6:1: saves_per_epoch excludes save_steps on line 5; give one of them\n"
+            "t.yaml:8:1: eval_steps excludes evals_per_epoch on line 7; give one of them\n");
     refuses(
         BASE "load_in_4bit: no\nadapter: qlora\n",
         "t.yaml:3:1: load_in_4bit: false contradicts adapter: qlora; use adapter: lora, or leave load_in_4bit out\n");
-    refuses(
-        BASE "lora_target_linear: false\n",
-        "t.yaml:3:1: lora_target_linear: false without lora_target_modules leaves nothing to train; give one of them\n");
+    refuses(BASE "lora_target_linear: false\n",
+            "t.yaml:3:1: lora_target_linear: false without lora_target_modules leaves nothing to train; give one of "
+            "them\n");
     refuses(BASE "eval_steps: 2.5\nval_set_size: 1.5\n",
             "t.yaml:3:1: eval_steps: found 2.5, expected a fraction below 1 or a whole number\n"
             "t.yaml:4:1: val_set_size: found 1.5, expected a fraction below 1 or a whole number\n");
@@ -260,11 +266,13 @@ static void test_axolotl_lora(void **state) {
         "warmup_ratio: 0.1\nevals_per_epoch: 4\nsaves_per_epoch: 1\nweight_decay: 0.0\nspecial_tokens:\n",
         NULL, 0,
         "t.yaml:3:1: note: 'model_type' has no effect here: it is read from the model's own files\n"
-        "t.yaml:13:1: note: 'eval_sample_packing' has no effect here: evaluation gives the same loss packed and unpacked\n"
+        "t.yaml:13:1: note: 'eval_sample_packing' has no effect here: evaluation gives the same loss packed and "
+        "unpacked\n"
         "t.yaml:14:1: note: 'pad_to_sequence_len' has no effect here: nothing is ever padded\n"
         "t.yaml:25:1: note: 'bf16' has no effect here: arithmetic is fp32, which is never less exact\n"
         "t.yaml:27:1: note: 'tf32' has no effect here: arithmetic is IEEE fp32\n"
-        "t.yaml:30:1: note: 'attn_implementation' has no effect here: attention is exact and never builds the whole score "
+        "t.yaml:30:1: note: 'attn_implementation' has no effect here: attention is exact and never builds the "
+        "whole score "
         "matrix\n");
     assert_int_equal(c.evals_per_epoch, 4);
     assert_int_equal(config_eval_every(&c, 10, 30), 3);
@@ -293,14 +301,18 @@ static void test_axolotl_chat(void **state) {
     config_close(&c);
     refuses(
         MODEL
-        "datasets:\n  - path: d.jsonl\n    type: chat_template\n    message_property_mappings: {role: who, content: text}\n"
+        "datasets:\n  - path: d.jsonl\n    type: chat_template\n    message_property_mappings: {role: who, "
+        "content: text}\n"
         "    train_on_eos: last\nplugins:\n  - axolotl.integrations.liger.LigerPlugin\nliger_rope: false\nrl: dpo\n"
         "deepspeed: ds.json\nsave_total_limit: 2\n",
-        "t.yaml:5:32: datasets.message_property_mappings: expected {role: role, content: content} or {role: from, content: "
+        "t.yaml:5:32: datasets.message_property_mappings: expected {role: role, content: content} or {role: "
+        "from, content: "
         "value}\n"
-        "t.yaml:6:5: 'datasets.train_on_eos' is known to axolotl, not supported here: the end-of-turn token of each trained "
+        "t.yaml:6:5: 'datasets.train_on_eos' is known to axolotl, not supported here: the end-of-turn token of "
+        "each trained "
         "turn carries loss\n"
-        "t.yaml:7:1: 'plugins' is known to axolotl, not supported here: there are no plugins, and fused kernels are built in\n"
+        "t.yaml:7:1: 'plugins' is known to axolotl, not supported here: there are no plugins, and fused kernels "
+        "are built in\n"
         "t.yaml:9:1: note: 'liger_rope' has no effect here: kernels are always fused\n"
         "t.yaml:10:1: 'rl' is known to axolotl, not supported here: only supervised fine-tuning is offered\n"
         "t.yaml:11:1: 'deepspeed' is known to axolotl, not supported here: training runs in one process\n"
@@ -376,7 +388,8 @@ static void test_round_trip(void **state) {
     round_trip(
         BASE
         "learning_rate: 0.1234567890123456789\nadam_epsilon: 1e-9\nwarmup_steps: 3\nadapter: qlora\nmax_steps: 10\n"
-        "lora_target_modules: ['it''s', '${HOME}', \"a\\\"b\\\\c\", '# x', 'null', ~x]\noutput_dir: \"line\\nfeed ${HOME} \\t \\\"q\\\" \\\\\"\n");
+        "lora_target_modules: ['it''s', '${HOME}', \"a\\\"b\\\\c\", '# x', 'null', ~x]\noutput_dir: "
+        "\"line\\nfeed ${HOME} \\t \\\"q\\\" \\\\\"\n");
     round_trip(MODEL
                "datasets:\n- {path: d.jsonl, type: completion, field: 'yes'}\n- {path: e.jsonl, type: tokenized}\n"
                "lora_target_modules: .*(q|v)_proj\neval_steps: 0.25\nsaves_per_epoch: 2\nlora_dropout: 0.1\n");

@@ -4,12 +4,12 @@
 
 /* ---- scalars ---- */
 
-static void test_scalars(void **state) {
+static void test_reals(void **state) {
     (void)state;
     static const struct {
         const char *text, *wrong;
         double value;
-    } reals[] = {{"2e-4", NULL, 2e-4},
+    } cases[] = {{"2e-4", NULL, 2e-4},
                  {"1E5", NULL, 1e5},
                  {"+.5", NULL, 0.5},
                  {"5.", NULL, 5},
@@ -30,27 +30,51 @@ static void test_scalars(void **state) {
                  {"", "no number", 0},
                  {" 1", "no number", 0},
                  {"1 ", "no number", 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        double x = 0;
+        const char *wrong = scalar_real(cases[i].text, &x);
+        if (cases[i].wrong)
+            assert_string_equal(wrong ? wrong : cases[i].text, cases[i].wrong);
+        else
+            assert_true(!wrong && x == cases[i].value);
+    }
+}
+
+static void test_ints(void **state) {
+    (void)state;
     static const struct {
         const char *text, *wrong;
         int64_t value;
-    } ints[] = {{"0", NULL, 0},
-                {"-9223372036854775808", NULL, INT64_MIN},
-                {"9223372036854775807", NULL, INT64_MAX},
-                {"9223372036854775808", "more than 64 bits hold", 0},
-                {"-9223372036854775809", "more than 64 bits hold", 0},
-                {"99999999999999999999999", "more than 64 bits hold", 0},
-                {"4096.0", NULL, 4096},
-                {"2e3", NULL, 2000},
-                {"1.5", "no integer", 0},
-                {"1e-1", "no integer", 0},
-                {"1e17", "too large", 0},
-                {"0o17", "no number", 0},
-                {"1_000", "a number with underscores", 0},
-                {"017", "a number with a leading zero", 0}};
+    } cases[] = {{"0", NULL, 0},
+                 {"-9223372036854775808", NULL, INT64_MIN},
+                 {"9223372036854775807", NULL, INT64_MAX},
+                 {"9223372036854775808", "more than 64 bits hold", 0},
+                 {"-9223372036854775809", "more than 64 bits hold", 0},
+                 {"99999999999999999999999", "more than 64 bits hold", 0},
+                 {"4096.0", NULL, 4096},
+                 {"2e3", NULL, 2000},
+                 {"1.5", "no integer", 0},
+                 {"1e-1", "no integer", 0},
+                 {"1e17", "too large", 0},
+                 {"0o17", "no number", 0},
+                 {"1_000", "a number with underscores", 0},
+                 {"017", "a number with a leading zero", 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int64_t x = 0;
+        const char *wrong = scalar_int(cases[i].text, &x);
+        if (cases[i].wrong)
+            assert_string_equal(wrong ? wrong : cases[i].text, cases[i].wrong);
+        else
+            assert_true(!wrong && x == cases[i].value);
+    }
+}
+
+static void test_sizes(void **state) {
+    (void)state;
     static const struct {
         const char *text, *wrong;
         int64_t value;
-    } sizes[] = {{"4GB", NULL, 4000000000},
+    } cases[] = {{"4GB", NULL, 4000000000},
                  {"4 GiB", NULL, 4294967296},
                  {"1.5KiB", NULL, 1536},
                  {"512", NULL, 512},
@@ -65,30 +89,18 @@ static void test_scalars(void **state) {
                  {"0.3B", "no whole number of bytes", 0},
                  {"9e18KB", "more than 64 bits hold", 0},
                  {"1_0GB", "a number with underscores", 0}};
-    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
-        double x = 0;
-        const char *wrong = scalar_real(reals[i].text, &x);
-        if (reals[i].wrong)
-            assert_string_equal(wrong ? wrong : reals[i].text, reals[i].wrong);
-        else
-            assert_true(!wrong && x == reals[i].value);
-    }
-    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int64_t x = 0;
-        const char *wrong = scalar_int(ints[i].text, &x);
-        if (ints[i].wrong)
-            assert_string_equal(wrong ? wrong : ints[i].text, ints[i].wrong);
+        const char *wrong = scalar_size(cases[i].text, &x);
+        if (cases[i].wrong)
+            assert_string_equal(wrong ? wrong : cases[i].text, cases[i].wrong);
         else
-            assert_true(!wrong && x == ints[i].value);
+            assert_true(!wrong && x == cases[i].value);
     }
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        int64_t x = 0;
-        const char *wrong = scalar_size(sizes[i].text, &x);
-        if (sizes[i].wrong)
-            assert_string_equal(wrong ? wrong : sizes[i].text, sizes[i].wrong);
-        else
-            assert_true(!wrong && x == sizes[i].value);
-    }
+}
+
+static void test_booleans(void **state) {
+    (void)state;
     bool b;
     assert_true(!scalar_bool("yEs", &b) && b && !scalar_bool("OFF", &b) && !b && scalar_bool("1", &b) &&
                 scalar_bool("y", &b));
@@ -125,9 +137,9 @@ static void test_environment(void **state) {
     accepts(&c, BASE "lora_target_modules: q{2}${3}$\n", NULL, 0, "");
     assert_string_equal(c.lora_target_modules.item[0], "q{2}${3}$");
     config_close(&c);
-    refuses(
-        BASE "output_dir: ${PEFT_TEST_UNSET}/x\n",
-        "t.yaml:3:13: environment variable PEFT_TEST_UNSET is not set; set it, or write '${PEFT_TEST_UNSET}' in single quotes\n");
+    refuses(BASE "output_dir: ${PEFT_TEST_UNSET}/x\n",
+            "t.yaml:3:13: environment variable PEFT_TEST_UNSET is not set; set it, or write '${PEFT_TEST_UNSET}' in "
+            "single quotes\n");
 }
 
 /* ---- files that are not what they should be ---- */
@@ -170,7 +182,7 @@ static void test_not_yaml(void **state) {
 static char *repeat(const char *head, const char *s, size_t n, const char *tail) {
     char *text = xcalloc(strlen(head) + n * strlen(s) + strlen(tail) + 1, 1), *p = stpcpy(text, head);
     for (size_t i = 0; i < n; i++) p = stpcpy(p, s);
-    strcpy(p, tail);
+    stpcpy(p, tail);
     return text;
 }
 
@@ -305,7 +317,8 @@ int main(void) {
     tree_text = read_text("tests/golden/config_tree.txt", &n);
     cases_begin(dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scalars),  cmocka_unit_test(test_distance), cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_reals),    cmocka_unit_test(test_ints),     cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_booleans), cmocka_unit_test(test_distance), cmocka_unit_test(test_environment),
         cmocka_unit_test(test_not_yaml), cmocka_unit_test(test_bounds),   cmocka_unit_test(test_merge),
         cmocka_unit_test(test_tree),     cmocka_unit_test(test_damage),
     };
