@@ -39,9 +39,10 @@ char *tokenizer_decode(const tokenizer *t, const int32_t *ids, int64_t n, bool s
 /* Bytes of one token (not always whole characters); borrowed. */
 const char *tokenizer_bytes(const tokenizer *t, int id, int *n);
 /* Streaming: feed bytes, get back only whole UTF-8 characters; the rest is held until it is complete or proves invalid
- * (then U+FFFD). */
+ * (then one U+FFFD for each maximal invalid part, as the WHATWG decoder and Rust's from_utf8_lossy do). */
 typedef struct { char held[8]; int n; } utf8_stream;
-int utf8_stream_feed(utf8_stream *s, const char *bytes, int n, char *out); /* out: n + 16 bytes; returns the length */
+#define UTF8_STREAM_OUT(n) (3 * (n) + 4) /* room for the output of n bytes: each may prove invalid and become U+FFFD */
+int utf8_stream_feed(utf8_stream *s, const char *bytes, int n, char *out); /* out: UTF8_STREAM_OUT(n); returns the length */
 int utf8_stream_end(utf8_stream *s, char *out);
 
 #endif
