@@ -43,7 +43,7 @@ static const struct chat_template *const templates[] = {
 #include "data/chat_templates.def"
 #undef TEMPLATE
 #undef TEXT
-};
+    NULL};
 
 static const struct {
     const struct chat_template *row;
@@ -54,7 +54,7 @@ static const struct {
 #include "data/chat_templates.def"
 #undef TEMPLATE
 #undef TEXT
-};
+    {NULL, NULL}};
 
 static const char *const names[] = {
 #define TEMPLATE(id, ...) #id,
@@ -64,12 +64,10 @@ static const char *const names[] = {
 #undef TEXT
     NULL};
 
-#define COUNT(a) (sizeof(a) / sizeof *(a))
-
 const chat_template *chat_template_find(const char *text, const char *where) {
     size_t n = strlen(text);
     if (n && text[n - 1] == '\n') n--; /* Jinja's keep_trailing_newline is off */
-    for (size_t i = 0; i < COUNT(texts); i++)
+    for (int i = 0; texts[i].text; i++)
         if (strlen(texts[i].text) == n && !memcmp(texts[i].text, text, n)) return texts[i].row;
     char known[512];
     size_t used = 0;
@@ -83,7 +81,7 @@ const chat_template *chat_template_find(const char *text, const char *where) {
 }
 
 const chat_template *chat_template_by_name(const char *name) {
-    for (size_t i = 0; i < COUNT(templates); i++)
+    for (int i = 0; templates[i]; i++)
         if (!strcmp(templates[i]->name, name)) return templates[i];
     return NULL;
 }

@@ -43,7 +43,7 @@ static int check_start(jsonl *j) {
         return fail(EXIT_INPUT, "%s: expected JSON lines; this looks like %s", j->path, guess);
     if (j->end >= 3 && !memcmp(j->buf, "\xef\xbb\xbf", 3)) j->at = 3, j->offset = 3;
     size_t first = j->at;
-    while (first < j->end && memchr(" \t\r\n", j->buf[first], 4)) first++;
+    while (first < j->end && is_blank((uint8_t)j->buf[first])) first++;
     if (first < j->end && j->buf[first] == '[')
         return fail(EXIT_INPUT,
                     "%s: found a JSON array, expected JSON lines: one object a line (jq -c '.[]' converts it)",
@@ -111,16 +111,16 @@ static int raw_line(jsonl *j, const char **text, size_t *n) {
     return bad ? -1 : 1;
 }
 
-static bool blank(const char *text, size_t n) {
+static bool all_blank(const char *text, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (!memchr(" \t\r", text[i], 3)) return false;
+        if (!is_blank((uint8_t)text[i])) return false;
     return true;
 }
 
 int jsonl_next(jsonl *j, const char **text, size_t *n) {
     int r;
     do r = raw_line(j, text, n);
-    while (r == 1 && blank(*text, *n));
+    while (r == 1 && all_blank(*text, *n));
     if (r == 1 && (*text)[*n - 1] == '\r') --*n;
     return r;
 }

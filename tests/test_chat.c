@@ -5,6 +5,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,11 +87,11 @@ static void test_find(void **state) {
                                  "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}"
                                  "{{ '<|im_start|>assistant\\n' }}{% endif %}";
     char text[sizeof chatml + 4];
-    strcpy(text, chatml);
+    snprintf(text, sizeof text, "%s", chatml);
     assert_string_equal(chat_template_name(chat_template_find(text, "t")), "chatml");
-    strcat(text, "\n"); /* what Jinja drops at the end of a file: one line feed, not two */
+    snprintf(text, sizeof text, "%s\n", chatml); /* what Jinja drops at the end of a file: one line feed, not two */
     assert_string_equal(chat_template_name(chat_template_find(text, "t")), "chatml");
-    strcat(text, "\n");
+    snprintf(text, sizeof text, "%s\n\n", chatml);
     assert_null(chat_template_find(text, "model/chat_template.jinja"));
     assert_int_equal(fail_code(), EXIT_INPUT);
     assert_non_null(strstr(fail_text(), "model/chat_template.jinja: "));
