@@ -37,16 +37,17 @@ static int fail_no_match(const lora_config *cfg, const char *target, const proj_
     for (int g = 0; g < n; g++)
         for (int i = 0; i < groups[g].n; i++) {
             const char *name = last_name(groups[g].p[i].name);
-            int d = edit_distance(target, name);
+            int d = edit_distance(last_name(target), name);
             if (d < best) best = d, nearest = name;
         }
-    return fail(EXIT_USAGE, "lora_target_modules: %s '%s' matches no linear module of this model; the nearest name is '%s'",
+    return fail(EXIT_USAGE,
+                "lora_target_modules: %s '%s' matches no linear layer of this model; the nearest name is '%s'",
                 cfg->regex ? "pattern" : "name", target, nearest);
 }
 
 /* Every entry of a list must match something: a misspelt module is never trained around silently. */
 static int check_targets(const lora_config *cfg, const proj_group_ref *groups, int n_groups) {
-    for (int k = 0; k < cfg->targets.n && !cfg->all_linear; k++) {
+    for (int k = 0; k < cfg->targets.n && !cfg->all_linear && !cfg->where; k++) {
         lora_config one = *cfg;
         one.targets = (string_list){.item = &cfg->targets.item[k], .n = 1};
         int matched = 0;
@@ -56,6 +57,18 @@ static int check_targets(const lora_config *cfg, const proj_group_ref *groups, i
         if (!matched) return fail_no_match(cfg, cfg->targets.item[k], groups, n_groups);
     }
     return 0;
+}
+
+/* What all-linear came to: names, which mean the same modules to every reader. */
+static void resolve_targets(lora_config *cfg, const proj_group_ref *groups, int n_groups) {
+    if (!cfg->all_linear) return;
+    for (int i = 0; i < cfg->targets.n; i++) free(cfg->targets.item[i]);
+    cfg->targets.n = 0;
+    for (int g = 0; g < n_groups; g++)
+        for (int i = 0; i < groups[g].n; i++)
+            if (!cfg->targets.n || !lora_config_names(cfg, last_name(groups[g].p[i].name)))
+                lora_config_add_target(cfg, last_name(groups[g].p[i].name));
+    cfg->all_linear = cfg->regex = false;
 }
 
 static void add_views(adapter *ad, const proj *p, const lora *l) {
@@ -92,6 +105,20 @@ static void attach_group(adapter *ad, const proj_group_ref *g, const bool *chose
     ad->n_loras = (int)(l - ad->loras);
 }
 
+static int check_module(const lora_config *cfg, const proj *p, bool matched) {
+    int64_t small = p->w.rows < p->w.cols ? p->w.rows : p->w.cols;
+    const char *where = cfg->where ? cfg->where : "lora_r";
+    if (!matched && cfg->every)
+        return fail(EXIT_USAGE,
+                    "%s: its target_modules leave out '%s', but the configuration asks for all linear layers", where,
+                    p->name);
+    if (matched && cfg->r > small)
+        return fail(cfg->where ? EXIT_INPUT : EXIT_USAGE,
+                    "%s: rank %d is more than the smaller side of '%s' [%ld, %ld]", where, cfg->r, p->name,
+                    (long)p->w.rows, (long)p->w.cols);
+    return 0;
+}
+
 /* chosen[]: one flag per projection in order. Returns the number of parameters, or -1. */
 static int64_t choose(const lora_config *cfg, const proj_group_ref *groups, int n_groups, bool *chosen, int *modules) {
     int64_t n = 0;
@@ -101,36 +128,36 @@ static int64_t choose(const lora_config *cfg, const proj_group_ref *groups, int 
         for (int i = 0; i < groups[g].n; i++, k++) {
             const proj *p = &groups[g].p[i];
             int matched = lora_config_matches(cfg, p->name);
-            if (matched < 0) return -1;
+            if (matched < 0 || check_module(cfg, p, matched)) return -1;
             chosen[k] = matched;
             if (!matched) continue;
-            int64_t small = p->w.rows < p->w.cols ? p->w.rows : p->w.cols;
-            if (cfg->r > small)
-                return fail(EXIT_USAGE, "lora_r: %d is more than the smaller side of '%s' [%ld, %ld]", cfg->r, p->name,
-                            (long)p->w.rows, (long)p->w.cols);
             n += cfg->r * (p->w.rows + p->w.cols);
             ++*modules;
         }
-    return n;
+    if (n) return n;
+    return cfg->where ? fail(EXIT_INPUT, "%s: its target_modules name no linear layer of this model", cfg->where)
+                      : fail(EXIT_USAGE, "lora_target_modules: no linear layer of this model is chosen");
 }
 
-int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, int n_groups, uint64_t seed, bool trainable,
-                   arena *run) {
+int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, int n_groups, uint64_t seed,
+                   bool trainable, arena *run) {
     *ad = (adapter){.cfg = *cfg};
     *cfg = (lora_config){0};
     int projs = 0, modules;
     for (int g = 0; g < n_groups; g++) projs += groups[g].n;
     bool *chosen = xcalloc((size_t)projs, sizeof *chosen);
-    ad->n = check_targets(&ad->cfg, groups, n_groups) ? -1 : choose(&ad->cfg, groups, n_groups, chosen, &modules);
-    if (ad->n > 0) {
-        ad->loras = xcalloc((size_t)modules, sizeof *ad->loras);
-        ad->param = arena_array(run, (size_t)ad->n, sizeof(float));
-        ad->grad = trainable ? arena_array(run, (size_t)ad->n, sizeof(float)) : NULL;
+    int64_t n = check_targets(&ad->cfg, groups, n_groups) ? -1 : choose(&ad->cfg, groups, n_groups, chosen, &modules);
+    if (n > 0) {
         int64_t at = 0;
+        ad->n = n;
+        ad->loras = xcalloc((size_t)modules, sizeof *ad->loras);
+        ad->param = arena_array(run, (size_t)n, sizeof(float));
+        ad->grad = trainable ? arena_array(run, (size_t)n, sizeof(float)) : NULL;
         for (int g = 0, k = 0; g < n_groups; k += groups[g++].n) attach_group(ad, &groups[g], chosen + k, seed, &at);
-    } else if (ad->n == 0) fail(EXIT_USAGE, "lora_target_modules: no module of this model is chosen");
+        resolve_targets(&ad->cfg, groups, n_groups);
+    }
     free(chosen);
-    return ad->n > 0 ? 0 : -1;
+    return n > 0 ? 0 : -1;
 }
 
 void adapter_init(adapter *ad, uint64_t seed) {
@@ -143,8 +170,7 @@ void adapter_init(adapter *ad, uint64_t seed) {
         }
         float bound = 1 / sqrtf((float)p->cols);
         uint64_t at = (uint64_t)(p->val - ad->param);
-        for (int64_t i = 0; i < n; i++)
-            p->val[i] = (2 * rng_uniform(seed, STREAM_INIT, at + (uint64_t)i) - 1) * bound;
+        for (int64_t i = 0; i < n; i++) p->val[i] = (2 * rng_uniform(seed, STREAM_INIT, at + (uint64_t)i) - 1) * bound;
     }
 }
 

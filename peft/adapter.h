@@ -1,10 +1,19 @@
-/* A LoRA adapter: which modules it touches, one flat vector of parameters, one of gradients, and named views into them, so
- * that AdamW, clipping, zeroing, summing over ranks and checkpointing are one call each. */
+/* A LoRA adapter: which modules it touches, one flat vector of parameters, one of gradients, and named views into them,
+ * so that AdamW, clipping, zeroing, summing over ranks and checkpointing are one call each. */
 #ifndef PEFT_PEFT_ADAPTER_H
 #define PEFT_PEFT_ADAPTER_H
 
 #include "core/config.h"
 #include "peft/proj.h"
+
+#define ADAPTER_FILE "adapter_model.safetensors"
+#define ADAPTER_BASE_KEY "base_quantization"
+
+/* What the base was while the adapter was trained: its own numbers, or NF4 with plain or 8-bit scales. PEFT has no
+ * field for it; here it stands in the metadata of adapter_model.safetensors, as "base_quantization", so that merging
+ * and inference can use what training saw. */
+typedef enum { BASE_AS_IS, BASE_NF4, BASE_NF4_DOUBLE, BASE_QUANTS } base_quant;
+extern const char *const base_quant_names[BASE_QUANTS]; /* "none", "nf4", "nf4-double" */
 
 /* What adapter_config.json says (PEFT's LoraConfig). Heap strings; lora_config_free. */
 typedef struct lora_config {
@@ -13,21 +22,35 @@ typedef struct lora_config {
     bool rslora;
     string_list targets; /* module names or suffixes; with regex: one pattern for the whole path */
     bool regex, all_linear;
+    bool every; /* a directory's targets must come to every linear module: the YAML file says all-linear too */
     char *base_model;
+    base_quant base;
+    char *where; /* the adapter_config.json that it was read from; NULL: made from YAML */
 } lora_config;
 
-int lora_config_from(lora_config *l, const config *c);         /* out of YAML; with lora_model_dir: from there, contradictions are errors */
-int lora_config_read(lora_config *l, const char *dir);         /* DIR/adapter_config.json; refuses what would change the maths */
-int lora_config_write(const lora_config *l, const char *dir);  /* atomic; PEFT's keys, sorted, inference_mode true */
+int lora_config_from(lora_config *l,
+                     const config *c); /* out of YAML; with lora_model_dir: from there, contradictions are errors */
+int lora_config_read(lora_config *l,
+                     const char *dir); /* DIR/adapter_config.json; refuses what would change the maths */
+int lora_config_write(const lora_config *l, const char *dir); /* atomic; PEFT's keys, sorted, inference_mode true */
 void lora_config_free(lora_config *l);
+void lora_config_add_target(lora_config *l, const char *name);
+bool lora_config_names(const lora_config *l, const char *name); /* whether it is an entry of targets */
 float lora_config_scale(const lora_config *l);
-/* PEFT's matching: a list entry is the whole path or a suffix ".name"; a pattern must match the whole path. -1: bad pattern. */
+/* PEFT's matching: a list entry is the whole path or a suffix ".name"; a pattern must match the whole path. -1: bad
+ * pattern. */
 int lora_config_matches(const lora_config *l, const char *path);
 
 /* Projections in the order of the model; those of one group share their input. */
-typedef struct proj_group_ref { proj *p; int n; } proj_group_ref;
+typedef struct proj_group_ref {
+    proj *p;
+    int n;
+} proj_group_ref;
 
-typedef struct adapter_view { char *name; param p; } adapter_view; /* "base_model.model.<path>.lora_A.weight" */
+typedef struct adapter_view {
+    char *name;
+    param p;
+} adapter_view; /* "base_model.model.<path>.lora_A.weight" */
 
 typedef struct adapter {
     lora_config cfg;
@@ -40,12 +63,16 @@ typedef struct adapter {
 } adapter;
 
 /* Attaches to every projection that cfg names (takes cfg over). Within a group the A's lie side by side, then the B's.
- * -1 when a target matches nothing: names the nearest. */
-int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, int n_groups, uint64_t seed, bool trainable,
-                   arena *run);
-void adapter_init(adapter *ad, uint64_t seed); /* PEFT's default: A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming, a = sqrt 5), B = 0 */
-int adapter_load(adapter *ad, const char *dir);       /* every tensor, F32, F16 or BF16; missing, unused, misshapen, NaN: errors */
-int adapter_save(const adapter *ad, const char *dir); /* adapter_config.json and adapter_model.safetensors, each atomic */
+ * all_linear becomes the list of names that PEFT would write. -1 when a name of YAML matches nothing: names the
+ * nearest; names of a directory may match nothing, as in PEFT: there the tensors decide (adapter_load). */
+int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, int n_groups, uint64_t seed,
+                   bool trainable, arena *run);
+void adapter_init(adapter *ad,
+                  uint64_t seed); /* PEFT's default: A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming, a = sqrt 5), B = 0 */
+int adapter_load(adapter *ad,
+                 const char *dir); /* every tensor, F32, F16 or BF16; missing, unused, misshapen, NaN: errors */
+int adapter_save(const adapter *ad,
+                 const char *dir); /* adapter_config.json and adapter_model.safetensors, each atomic */
 /* Any vector with the adapter's layout under the same names (gradients, moments). */
 int adapter_save_vector(const adapter *ad, const float *v, const char *path);
 void adapter_close(adapter *ad);

@@ -1,57 +1,101 @@
-/* adapter_model.safetensors: one tensor per view, under PEFT's names, F32 (read: F32, F16 or BF16). Every tensor of the file
- * is used and every view is found, or nothing is loaded: an adapter that is ignored in part is a wrong model. */
+/* adapter_model.safetensors: one tensor per view, under PEFT's names, F32 (read: F32, F16 or BF16). Every tensor of the
+ * file is used and every view is found, or nothing is loaded: an adapter that is ignored in part is a wrong model. Data
+ * are copied, so that the file may be replaced later. */
 #include "core/error.h"
 #include "core/num.h"
 #include "core/safetensors.h"
 #include "peft/adapter.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MODEL_FILE "adapter_model.safetensors"
+static char *shape_text(const st_tensor *t) {
+    char *s = xprintf("[");
+    for (int i = 0; i < t->dims; i++) {
+        char *more = xprintf("%s%s%ld", s, i ? ", " : "", (long)t->shape[i]);
+        free(s), s = more;
+    }
+    char *closed = xprintf("%s]", s);
+    free(s);
+    return closed;
+}
 
 static int read_view(const adapter_view *v, const st_tensor *t, const char *where) {
     const param *p = &v->p;
-    if (!t) return fail(EXIT_INPUT, "%s: tensor '%s' is missing", where, v->name);
-    if (t->dims != 2 || t->shape[0] != p->rows || t->shape[1] != p->cols)
-        return fail(EXIT_INPUT, "%s: tensor '%s': shape [%ld, %ld], expected [%ld, %ld] by adapter_config.json and the base model",
-                    where, v->name, (long)t->shape[0], (long)(t->dims > 1 ? t->shape[1] : 1), (long)p->rows, (long)p->cols);
+    if (t->dims != 2 || t->shape[0] != p->rows || t->shape[1] != p->cols) {
+        char *shape = shape_text(t);
+        fail(EXIT_INPUT, "%s: tensor '%s': shape %s, expected [%ld, %ld] by adapter_config.json and the base model",
+             where, v->name, shape, (long)p->rows, (long)p->cols);
+        free(shape);
+        return -1;
+    }
     int64_t n = p->rows * p->cols;
-    if (t->dtype == ST_F32) memcpy(p->val, t->data, (size_t)n * sizeof(float));
+    if (t->dtype == ST_F32)
+        memcpy(p->val, t->data, (size_t)n * sizeof(float));
     else if (t->dtype == ST_F16 || t->dtype == ST_BF16)
         for (int64_t i = 0; i < n; i++) {
             uint16_t h;
             memcpy(&h, t->data + 2 * i, 2);
             p->val[i] = t->dtype == ST_F16 ? f16_to_float(h) : bf16_to_float(h);
         }
-    else return fail(EXIT_INPUT, "%s: tensor '%s': dtype %s, expected F32, F16 or BF16", where, v->name, st_dtype_name(t->dtype));
+    else
+        return fail(EXIT_INPUT, "%s: tensor '%s': dtype %s, expected F32, F16 or BF16", where, v->name,
+                    st_dtype_name(t->dtype));
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(p->val[i]))
             return fail(EXIT_INPUT, "%s: tensor '%s': element %ld is not finite", where, v->name, (long)i);
     return 0;
 }
 
-static int refuse_unused(const adapter *ad, const safetensors *st, const char *where) {
-    for (int i = 0; i < st->n; i++) {
-        bool used = false;
-        for (int v = 0; v < ad->n_views && !used; v++) used = !strcmp(ad->views[v].name, st->tensors[i].name);
-        if (!used)
-            return fail(EXIT_INPUT, "%s: tensor '%s' has no place in this base model (%d tensors in the file, %d expected): is it "
-                                    "an adapter of another model?", where, st->tensors[i].name, st->n, ad->n_views);
+static bool has_view(const adapter *ad, const char *name) {
+    for (int v = 0; v < ad->n_views; v++)
+        if (!strcmp(ad->views[v].name, name)) return true;
+    return false;
+}
+
+/* The file's tensors are the adapter's, all of them and no other. */
+static int check_names(const adapter *ad, const safetensors *st, const char *where) {
+    int found = 0, unused = 0;
+    const char *missing = NULL;
+    for (int v = 0; v < ad->n_views; v++)
+        if (safetensors_find(st, ad->views[v].name))
+            found++;
+        else if (!missing)
+            missing = ad->views[v].name;
+    if (st->n > found) {
+        while (has_view(ad, st->tensors[unused].name)) unused++;
+        return fail(EXIT_INPUT,
+                    "%s: tensor '%s' has no place in this base model with these target_modules (%d of its %d tensors "
+                    "have none): is it an adapter of another model?",
+                    where, st->tensors[unused].name, st->n - found, st->n);
     }
+    if (missing)
+        return fail(EXIT_INPUT, "%s: tensor '%s' is missing (%d of %d are there)", where, missing, found, ad->n_views);
     return 0;
 }
 
+/* Types may differ from tensor to tensor; then it is worth a line, because no trainer writes that. */
+static void note_mixed(const safetensors *st, const char *where) {
+    for (int i = 1; i < st->n; i++)
+        if (st->tensors[i].dtype != st->tensors[0].dtype) {
+            fprintf(stderr, "note: %s: tensors of several types (%s, %s): all are read as F32\n", where,
+                    st_dtype_name(st->tensors[0].dtype), st_dtype_name(st->tensors[i].dtype));
+            return;
+        }
+}
+
 int adapter_load(adapter *ad, const char *dir) {
-    char *path = path_join(dir, MODEL_FILE), *pickle = path_join(dir, "adapter_model.bin");
+    char *path = path_join(dir, ADAPTER_FILE), *pickle = path_join(dir, "adapter_model.bin");
     safetensors st = {0};
     int bad = 0;
     if (!path_exists(path) && path_exists(pickle))
         bad = fail(EXIT_INPUT, "%s: a pickle file is never read; save the adapter as safetensors", pickle);
-    bad = bad || safetensors_open(&st, path);
-    for (int v = 0; v < ad->n_views && !bad; v++) bad = read_view(&ad->views[v], safetensors_find(&st, ad->views[v].name), path);
-    bad = bad || refuse_unused(ad, &st, path);
+    bad = bad || safetensors_open(&st, path) || check_names(ad, &st, path);
+    for (int v = 0; v < ad->n_views && !bad; v++)
+        bad = read_view(&ad->views[v], safetensors_find(&st, ad->views[v].name), path);
+    if (!bad) note_mixed(&st, path);
     safetensors_close(&st);
     free(path), free(pickle);
     return bad ? -1 : 0;
@@ -62,7 +106,7 @@ static int by_name(const void *a, const void *b) {
 }
 
 int adapter_save_vector(const adapter *ad, const float *vector, const char *path) {
-    static const char *const metadata[] = {"format", "pt"};
+    const char *const metadata[] = {"format", "pt", ADAPTER_BASE_KEY, base_quant_names[ad->cfg.base]};
     size_t n = (size_t)ad->n_views;
     const adapter_view **order = xcalloc(n, sizeof *order); /* by name, as PEFT's own files */
     st_decl *decls = xcalloc(n, sizeof *decls);
@@ -71,21 +115,23 @@ int adapter_save_vector(const adapter *ad, const float *vector, const char *path
     for (size_t v = 0; v < n; v++)
         decls[v] = (st_decl){order[v]->name, ST_F32, 2, {order[v]->p.rows, order[v]->p.cols}};
     st_writer w;
-    int bad = st_writer_open(&w, path, decls, ad->n_views, metadata, 1);
+    int bad = st_writer_open(&w, path, decls, ad->n_views, metadata, ad->cfg.base == BASE_AS_IS ? 1 : 2);
     if (!bad) {
         for (size_t v = 0; v < n && !bad; v++) {
             const param *p = &order[v]->p;
             bad = st_writer_data(&w, vector + (p->val - ad->param), (uint64_t)(p->rows * p->cols) * sizeof(float));
         }
-        if (bad) st_writer_abandon(&w);
-        else bad = st_writer_close(&w);
+        if (bad)
+            st_writer_abandon(&w);
+        else
+            bad = st_writer_close(&w);
     }
     free(decls), free(order);
     return bad ? -1 : 0;
 }
 
 int adapter_save(const adapter *ad, const char *dir) {
-    char *path = path_join(dir, MODEL_FILE);
+    char *path = path_join(dir, ADAPTER_FILE);
     int bad = path_make_dirs(dir) || adapter_save_vector(ad, ad->param, path) || lora_config_write(&ad->cfg, dir);
     free(path);
     return bad ? -1 : 0;
