@@ -132,7 +132,7 @@ static void test_unknown(void **state) {
     refuses(
         BASE "path: d.jsonl\nlora:\n  lora_r: 8\nlr: 1e-4\nbf15: auto\nsomething: 1\nhub_model_id: me/x\n"
              "load_in_8bit: true\noptimizer: adamw_bnb_8bit\ngradient_checkpointing: offload\n"
-             "special_tokens:\n  eos_token: x\n  pad_tokn: y\nR: 3\n",
+             "special_tokens:\n  eos_token: x\n  pad_tokn: y\nR: 3\nlerning_rat: 1\nlrning_rat: 1\n",
         "t.yaml:3:1: unknown key 'path': it belongs into an entry of datasets\n"
         "t.yaml:4:1: unknown key 'lora': keys are not nested here: write lora_r without indentation\n"
         "t.yaml:6:1: unknown key 'lr'; did you mean 'learning_rate'?\n"
@@ -150,7 +150,9 @@ static void test_unknown(void **state) {
         "stay in memory\n"
         "t.yaml:14:3: 'special_tokens.eos_token' is known to axolotl, not supported here: the tokenizer's own is used\n"
         "t.yaml:15:3: unknown key 'pad_tokn'; did you mean axolotl's 'pad_token'? It is not supported here\n"
-        "t.yaml:16:1: unknown key 'R'; did you mean 'r'?\n");
+        "t.yaml:16:1: unknown key 'R'; did you mean 'r'?\n"
+        "t.yaml:17:1: unknown key 'lerning_rat'; did you mean 'learning_rate'?\n"
+        "t.yaml:18:1: unknown key 'lrning_rat'; --help lists the keys\n");
 }
 
 static void test_duplicates(void **state) {
