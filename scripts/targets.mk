@@ -40,7 +40,7 @@ format:
 
 parity:
 	@scripts/install-deps.sh --quiet parity
-	@$(SUBMAKE) all tests
+	@$(SUBMAKE) all $(BUILD)/tests/tool_tokenize
 	@scripts/parity/run.sh
 
 bench:

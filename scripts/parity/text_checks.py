@@ -37,10 +37,12 @@ def lines_of(vocabulary_file):
     return extra + material.mixed_text(words, specials, BYTES, SEED)
 
 
-def ours_ids(name, model, lines):
-    """build/tests/tool_tokenize MODEL: a JSON string a line in, a JSON array of ids a line out; special tokens are parsed."""
-    feed = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    out = ours.run(["build/tests/tool_tokenize", model], name, stdin=feed)
+def ours_ids(name, model, lines, options=()):
+    """build/tests/tool_tokenize reads a JSON string a line and prints a JSON list of ids a line; special tokens are parsed."""
+    path = os.path.join(ours.WORK, name + ".txt")
+    with open(path, "w", encoding="ascii") as f:
+        f.writelines(json.dumps(line) + "\n" for line in lines)
+    out = ours.run(["build/tests/tool_tokenize", model, path, "--json", *options], name)
     return [json.loads(line) for line in out.splitlines()]
 
 
@@ -64,7 +66,7 @@ def compare_with_tokenizers(name, directory, w):
     theirs = [e.ids for e in t.encode_batch(lines, add_special_tokens=True)]
     size = sum(len(line.encode()) for line in lines) / 1e6
     return f"token ids, {name}, {size:.2f} MB in {len(lines)} lines, {sum(map(len, theirs))} tokens: lines that differ", \
-        differing(name, lines, theirs, ours_ids("tokenizer", directory, lines)), 0
+        differing(name, lines, theirs, ours_ids("tokenizer", directory, lines, ["--add"])), 0
 
 
 def tokenizer(w):
