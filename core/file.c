@@ -53,6 +53,7 @@ static int map_descriptor(file_map *m, const char *path, int fd) {
         data = p;
     }
     *m = (file_map){.path = xstrdup(path), .data = data, .size = (uint64_t)st.st_size};
+    file_guard_add(m);
     return 0;
 }
 
@@ -69,6 +70,7 @@ int file_open(file_map *m, const char *path) {
 }
 
 void file_close(file_map *m) {
+    file_guard_remove(m);
     if (m->data) munmap((void *)(uintptr_t)m->data, (size_t)m->size);
     free(m->path);
     *m = (file_map){0};
@@ -132,12 +134,13 @@ const char *file_guess(const uint8_t *data, uint64_t size) {
          "a program"},
         {0, 5, "%PDF-", "a PDF document"},
     };
+    if (!size) return NULL;
     for (size_t i = 0; i < sizeof magics / sizeof *magics; i++)
         if (size >= (uint64_t)magics[i].at + magics[i].n && !memcmp(data + magics[i].at, magics[i].magic, magics[i].n))
             return magics[i].what;
     if (looks_like_safetensors(data, size)) return "a safetensors file";
     if (looks_like_html(data, size)) return "an HTML page (a download that met a login or error page)";
     if (all_zero(data, size)) return "zero bytes only (an interrupted download)";
-    if (size && data[0] == '{') return "JSON text";
+    if (data[0] == '{') return "JSON text";
     return NULL;
 }

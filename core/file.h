@@ -18,6 +18,11 @@ typedef struct {
  * file_guess(). */
 int file_open(file_map *m, const char *path);
 void file_close(file_map *m);
+/* A mapped file that another process cuts short, or whose disk fails, raises SIGBUS when it is read. After file_guard()
+ * the process then says so in one line, names the file and leaves with EXIT_IO. Call once, first thing in main. */
+void file_guard(const char *program);
+void file_guard_add(const file_map *m); /* file_open and file_close call these */
+void file_guard_remove(const file_map *m);
 const char *file_guess(const uint8_t *data, uint64_t size); /* "a Git LFS pointer: run git lfs pull" ..., or NULL */
 
 bool path_exists(const char *path);

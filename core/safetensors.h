@@ -56,7 +56,8 @@ typedef struct {
     file_out out;
     uint64_t left;
 } st_writer;
-/* metadata: n_meta pairs key, value (HF expects {"format":"pt"}). Names must be unique; data follows in decl order. */
+/* metadata: n_meta pairs key, value (HF expects {"format":"pt"}). Data follows in decl order. -1: EXIT_INPUT for
+ * names that are not unique or that the reader would refuse, EXIT_IO. */
 int st_writer_open(st_writer *w, const char *path, const st_decl *decls, int n, const char *const *metadata,
                    int n_meta);
 int st_writer_data(st_writer *w, const void *data, uint64_t bytes);

@@ -22,18 +22,23 @@ static uint64_t decl_bytes(const st_decl *d) {
     return (uint64_t)n;
 }
 
-static void check_decls(const st_decl *decls, int n) {
+/* Names may come from a file, so a bad one is that file's fault. */
+static int check_decls(const char *path, const st_decl *decls, int n) {
     CHECK(n >= 0 && n <= ST_TENSORS_MAX, "%d tensors", n);
     const char **names = xcalloc((size_t)n, sizeof *names);
-    for (int i = 0; i < n; i++) {
-        size_t len = strlen(decls[i].name);
-        CHECK(len && len <= ST_NAME_MAX && text_is_name(decls[i].name, len) && strcmp(decls[i].name, "__metadata__"),
-              "tensor name '%s'", decls[i].name);
-        names[i] = decls[i].name;
+    int r = 0;
+    for (int i = 0; i < n && !r; i++) {
+        const char *name = names[i] = decls[i].name;
+        size_t len = strlen(name);
+        if (!len || len > ST_NAME_MAX || !text_is_name(name, len) || strstr(name, "..") ||
+            !strcmp(name, "__metadata__"))
+            r = fail(EXIT_INPUT, "%s: a tensor cannot be written under the name '%.512s'", path, name);
     }
-    if (n) qsort(names, (size_t)n, sizeof *names, by_text);
-    for (int i = 1; i < n; i++) CHECK(strcmp(names[i - 1], names[i]), "two tensors '%s'", names[i]);
+    if (n && !r) qsort(names, (size_t)n, sizeof *names, by_text);
+    for (int i = 1; i < n && !r; i++)
+        if (!strcmp(names[i - 1], names[i])) r = fail(EXIT_INPUT, "%s: two tensors have the name '%s'", path, names[i]);
     free(names);
+    return r;
 }
 
 static void put_json_string(FILE *f, const char *s) {
@@ -78,7 +83,7 @@ static uint64_t put_header(FILE *f, const st_decl *decls, int n, const char *con
 int st_writer_open(st_writer *w, const char *path, const st_decl *decls, int n, const char *const *metadata,
                    int n_meta) {
     *w = (st_writer){.out.fd = -1};
-    check_decls(decls, n);
+    if (check_decls(path, decls, n)) return -1;
     char *header = NULL;
     size_t length = 0;
     FILE *f = open_memstream(&header, &length);

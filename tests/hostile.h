@@ -81,18 +81,17 @@ static inline crafted crafted_file(const void *data, size_t n) {
     return f;
 }
 
-/* The last call failed with this code and said each of the given words (the list ends with NULL). */
-static inline void assert_said(int code, ...) {
+/* The last call failed with this code and said each of the given words. */
+#define assert_said(code, ...) assert_all_said(code, (const char *const[]){__VA_ARGS__, NULL})
+
+static inline void assert_all_said(int code, const char *const *words) {
     char said[4096];
     int found = fail_code();
     snprintf(said, sizeof said, "%s", fail_text());
     fail_clear(); /* first, so that one failing test does not make the others fail */
     if (found != code) fail_msg("code %d instead of %d: %s", found, code, said);
-    va_list ap;
-    va_start(ap, code);
-    for (const char *s; (s = va_arg(ap, const char *));)
-        if (!strstr(said, s)) fail_msg("'%s' is not in: %s", s, said);
-    va_end(ap);
+    for (; *words; words++)
+        if (!strstr(said, *words)) fail_msg("'%s' is not in: %s", *words, said);
 }
 
 static inline long peak_kib(void) {
