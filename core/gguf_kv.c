@@ -46,7 +46,7 @@ static int64_t element_int(gguf_type type, const uint8_t *data, uint64_t i) {
     int size = kinds[type].size;
     uint64_t v = little(data + i * (uint64_t)size, size);
     if (!kinds[type].sign) return v > INT64_MAX ? INT64_MAX : (int64_t)v;
-    uint64_t top = (uint64_t)1 << (8 * size - 1); /* sign extension */
+    uint64_t top = size ? (uint64_t)1 << (8 * size - 1) : 0; /* sign extension */
     return (int64_t)((v ^ top) - top);
 }
 

@@ -317,23 +317,27 @@ static int check_shard_name(const char *path, const char *tensor, const json_t *
     return 0;
 }
 
-/* The distinct shard names, sorted; borrowed from map. */
-static int shard_names(const char *path, json_t *map, const char ***names, int *n) {
+/* The distinct shard names, sorted; the array is the caller's, its strings are borrowed from map. NULL after fail(). */
+static const char **shard_names(const char *path, json_t *map, int *n) {
     size_t total = json_object_size(map), i = 0;
-    if (!total || total > ST_TENSORS_MAX)
-        return fail(EXIT_INPUT, "%s: weight_map names %zu tensors, expected 1 to %d", path, total, ST_TENSORS_MAX);
+    if (!total || total > ST_TENSORS_MAX) {
+        fail(EXIT_INPUT, "%s: weight_map names %zu tensors, expected 1 to %d", path, total, ST_TENSORS_MAX);
+        return NULL;
+    }
     const char **all = xcalloc(total, sizeof *all), *tensor;
     json_t *v;
-    *names = all;
     json_object_foreach(map, tensor, v) {
-        if (check_shard_name(path, tensor, v)) return -1;
+        if (check_shard_name(path, tensor, v)) {
+            free(all);
+            return NULL;
+        }
         all[i++] = json_string_value(v);
     }
     qsort(all, total, sizeof *all, by_text);
     *n = 0;
     for (i = 0; i < total; i++)
-        if (!i || strcmp(all[i], all[*n - 1])) all[(*n)++] = all[i];
-    return 0;
+        if (!i || strcmp(all[i], all[*n - 1]) != 0) all[(*n)++] = all[i];
+    return all;
 }
 
 /* Both ways: what the map promises is there, and a tensor lies where the map says. */
@@ -343,7 +347,7 @@ static int check_map(safetensors *s, const char *path, json_t *map, const char *
     json_object_foreach(map, name, v) {
         const st_tensor *t = safetensors_find(s, name);
         const char *shard = json_string_value(v);
-        if (!t || strcmp(shards[t->file], shard))
+        if (!t || strcmp(shards[t->file], shard) != 0)
             return fail(EXIT_INPUT, "%s: weight_map: tensor '%.512s' is not in %s%s%s", path, name, shard,
                         t ? ", but in " : "", t ? shards[t->file] : "");
     }
@@ -374,13 +378,14 @@ int safetensors_open_index(safetensors *s, const char *path) {
     json_t *index = json_read(path);
     if (!index) return -1;
     const char **shards = NULL;
-    int n = 0, r;
+    int n = 0;
     json_t *map = json_object_get(index, "weight_map");
-    if (!json_is_object(map))
-        r = fail(EXIT_INPUT, "%s: key 'weight_map': found %s, expected an object of tensor and file names", path,
-                 json_kind(map));
+    if (json_is_object(map))
+        shards = shard_names(path, map, &n);
     else
-        r = shard_names(path, map, &shards, &n) || open_shards(s, path, map, shards, n) ? -1 : 0;
+        fail(EXIT_INPUT, "%s: key 'weight_map': found %s, expected an object of tensor and file names", path,
+             json_kind(map));
+    int r = shards ? open_shards(s, path, map, shards, n) : -1;
     free(shards);
     json_decref(index);
     if (r) safetensors_close(s);

@@ -48,6 +48,16 @@ static inline void put_int(bytes *b, uint64_t v, int size) { /* little endian */
 
 static inline void put_text(bytes *b, const char *s) { put(b, s, strlen(s)); }
 
+static inline void put_format(bytes *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static inline void put_format(bytes *b, const char *fmt, ...) {
+    char text[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    put_text(b, text);
+}
+
 static inline void put_fill(bytes *b, uint8_t value, size_t n) {
     uint8_t *p = xcalloc(n, 1);
     memset(p, value, n);

@@ -157,7 +157,7 @@ static void maps(void **state) {
 static void guesses(void **state) {
     (void)state;
     uint8_t tar[512] = {'x'};
-    memcpy(tar + 257, "ustar", 5);
+    snprintf((char *)tar + 257, 6, "ustar");
     assert_non_null(strstr(file_guess(tar, sizeof tar), "tar archive"));
     assert_null(file_guess(tar, 256));
     static const char text[] = "version https://git-lfs";

@@ -212,13 +212,10 @@ static void estimate(void **state) {
 static void tokenizer_size(void **state) {
     (void)state;
     bytes b = {0};
-    char text[96];
     put_text(&b, "{\"model\":{\"vocab\":{\"a\":0");
-    for (int i = 1; i < 260000; i++)
-        put(&b, text, (size_t)snprintf(text, sizeof text, ",\n\"\xc4\xa0token%d\":%d", i, i));
+    for (int i = 1; i < 260000; i++) put_format(&b, ",\n\"\xc4\xa0token%d\":%d", i, i);
     put_text(&b, "},\"merges\":[[\"a\",\"b\"]");
-    for (int i = 1; i < 400000; i++)
-        put(&b, text, (size_t)snprintf(text, sizeof text, ",\n[\"\xc4\xa0%d\",\"%d\"]", i, i / 7));
+    for (int i = 1; i < 400000; i++) put_format(&b, ",\n[\"\xc4\xa0%d\",\"%d\"]", i, i / 7);
     put_text(&b, "]}}");
     crafted f = crafted_file(b.data, b.n);
     double start = seconds();

@@ -271,12 +271,8 @@ static void s17_bombs(void **state) {
     for (int k = 0; k < 3; k++) {
         h.n = 0;
         for (int i = 0; i < counts[k].n; i++) {
-            char entry[192];
-            put(&h, entry,
-                (size_t)snprintf(
-                    entry, sizeof entry,
-                    "%c\"model.layers.%d.weight\":{\"dtype\":\"U8\",\"shape\":[1,1,1],\"data_offsets\":[%d,%d]}",
-                    i ? ',' : '{', i, i, i + 1));
+            put_format(&h, "%c\"model.layers.%d.weight\":{\"dtype\":\"U8\",\"shape\":[1,1,1],\"data_offsets\":[%d,%d]}",
+                       i ? ',' : '{', i, i, i + 1);
         }
         put_text(&h, "}");
         bytes b = with_header((char *)h.data, h.n, (size_t)counts[k].n);
