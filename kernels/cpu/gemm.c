@@ -40,34 +40,38 @@ static void edge_tile(tile_fn *const f[2], int64_t m, int64_t n, const block *b,
                       const float *sliver, float *c) {
     float t[TILE_ROWS * NR] = {0};
     for (int64_t i = 0; i < m; i++) memcpy(t + i * NR, c + i * b->cs, (size_t)n * sizeof *c);
-    f[n > VN](b->k, a, as, sliver, b->bs, t, NR);
+    f[n > VN](b->k, a, as, sliver, b->bs, t, NR, t);
     for (int64_t i = 0; i < m; i++) memcpy(c + i * b->cs, t + i * NR, (size_t)n * sizeof *c);
 }
 
-/* A tile starts by loading C, which lies outside the cache after a pass over all of it. */
-static inline void prefetch_rows(const float *c, int64_t cs, int64_t m) {
-    for (int64_t i = 0; i < m; i++)
-        for (int j = 0; j < NR; j += 16) __builtin_prefetch(c + i * cs + j, 1);
+/* tile t of the rows times sliver j */
+static inline void run_tile(const block *b, int64_t t, int64_t j, const float *next) {
+    const float *sliver = b->b + j / NR * b->sliver;
+    int64_t i = tile_at(b->m, t), m = tile_at(b->m, t + 1) - i, n = smaller(NR, b->n - j);
+    const float *a = b->a + (b->a_packed ? i * b->k : b->a_cols ? i : i * b->as);
+    int64_t as = b->a_packed ? m : b->as;
+    tile_fn *const *f = b->a_cols ? by_cols[m] : by_rows[m];
+    float *c = b->c + i * b->cs + j;
+    if (n == NR || n == VN)
+        f[n > VN](b->k, a, as, sliver, b->bs, c, b->cs, next);
+    else
+        edge_tile(f, m, n, b, a, as, sliver, c);
 }
 
+/* A sliver of B stays in the first-level cache while all tiles of A pass; or, where k is short, a tile of A does, and C
+ * is read and written along its rows. */
 static void run_block(const block *b) {
     int64_t tiles = tiles_of(b->m);
-    for (int64_t j = 0; j < b->n; j += NR) {
-        const float *sliver = b->b + j / NR * b->sliver;
-        int64_t n = smaller(NR, b->n - j);
-        for (int64_t t = 0; t < tiles; t++) {
-            int64_t i = tile_at(b->m, t), end = tile_at(b->m, t + 1), m = end - i;
-            const float *a = b->a + (b->a_packed ? i * b->k : b->a_cols ? i : i * b->as);
-            int64_t as = b->a_packed ? m : b->as;
-            tile_fn *const *f = b->a_cols ? by_cols[m] : by_rows[m];
-            float *c = b->c + i * b->cs + j;
-            if (t + 1 < tiles) prefetch_rows(c + m * b->cs, b->cs, TILE_ROWS < b->m - end ? TILE_ROWS : b->m - end);
-            if (n == NR || n == VN)
-                f[n > VN](b->k, a, as, sliver, b->bs, c, b->cs);
-            else
-                edge_tile(f, m, n, b, a, as, sliver, c);
-        }
+    if (b->k > K_SHORT) {
+        for (int64_t j = 0; j < b->n; j += NR)
+            for (int64_t t = 0; t < tiles; t++)
+                run_tile(b, t, j, b->c + (t + 1 < tiles ? tile_at(b->m, t + 1) * b->cs + j : j + NR));
+        return;
     }
+    for (int64_t t = 0; t < tiles; t++)
+        for (int64_t j = 0; j < b->n; j += NR)
+            run_tile(b, t, j,
+                     b->c + (j + NR < b->n ? tile_at(b->m, t) * b->cs + j + NR : tile_at(b->m, t + 1) * b->cs));
 }
 
 static inline void copy_floats(float *restrict y, const float *restrict x, int64_t n) {
@@ -113,10 +117,13 @@ static bool wants_copy(const gemm *g, int64_t m, int64_t n) {
     return n > 2 * NR || g->as % 1024 == 0;
 }
 
+/* A B that few rows of A meet is not worth a copy. */
+static bool uses_in_place(const gemm *g, int64_t m) { return !g->pack && m <= ROWS_IN_PLACE; }
+
 /* where the slivers of B of this panel are; the columns used in place are returned, the rest is packed */
 static int64_t panel_of(const gemm *g, block *b, float *panel, float *tmp, int64_t m, int64_t k0, int64_t n0,
                         int64_t nc) {
-    bool in_place = !g->pack && m <= 2 * TILE_ROWS;
+    bool in_place = uses_in_place(g, m);
     int64_t full = in_place ? nc / NR * NR : 0;
     if (full) {
         b->b = g->b + k0 * g->bs + n0, b->bs = g->bs, b->sliver = NR;
@@ -133,12 +140,13 @@ static int64_t panel_of(const gemm *g, block *b, float *panel, float *tmp, int64
 static void rows_range(const gemm *g, float *scratch, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
     float *copy = scratch, *panel = copy + A_FLOATS, *tmp = panel + B_FLOATS;
     int64_t m = m1 - m0, mc = round_up(ceil_div(m, ceil_div(m, MC)), TILE_ROWS);
-    int64_t kc = round_up(ceil_div(g->k, ceil_div(g->k, KC)), 64);
+    int64_t k_max = uses_in_place(g, m) ? KC_IN_PLACE : KC, kc = round_up(ceil_div(g->k, ceil_div(g->k, k_max)), 64);
+    int64_t nc = smaller(NC_MAX, B_FLOATS / smaller(kc, g->k) / NR * NR);
     bool copied = wants_copy(g, m, n1 - n0);
     for (int64_t k0 = 0; k0 < g->k; k0 += kc) {
         block b = {.k = smaller(kc, g->k - k0), .a_cols = g->a_cols, .cs = g->cs};
         for (int64_t j = n0; j < n1; j += b.n) {
-            b.n = panel_of(g, &b, panel, tmp, m, k0, j, smaller(NC, n1 - j));
+            b.n = panel_of(g, &b, panel, tmp, m, k0, j, smaller(nc, n1 - j));
             for (int64_t i = m0; i < m1; i += mc) {
                 float *at = copy + (i - m0) * (g->a_cols ? b.k : A_PITCH);
                 b.m = smaller(mc, m1 - i), b.c = g->c + i * g->cs + j;

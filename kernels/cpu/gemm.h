@@ -11,19 +11,23 @@
 
 enum {
     NR = 2 * VN,
-    KC = 256,
-    NC = 256,
+    KC = 384,
+    NC = 192,
+    NC_MAX = 4096, /* columns of a panel whose k is short */
     MC = 18 * TILE_ROWS,
+    ROWS_IN_PLACE = 32,
+    KC_IN_PLACE = 128,
+    K_SHORT = 64,      /* up to here C is the traffic: it is walked along its rows */
     ROWS_MAX = 1024,   /* rows of A copied per pass over the weight */
     A_PITCH = KC + 16, /* no multiple of a page: rows of a tile fall into different cache sets */
     A_FLOATS = ROWS_MAX * A_PITCH,
     B_FLOATS = KC * NC,
-    TMP_FLOATS = 16 * NC + 4096,
+    TMP_FLOATS = 2 * NC_MAX,
     GEMM_FLOATS = A_FLOATS + B_FLOATS + TMP_FLOATS /* scratch of a thread */
 };
 
 /* dst = the slivers of B[k0, k0 + kc) x [n0, n0 + nc): sliver s is [kc][NR] at dst + s * kc * NR, the last one padded
- * with zeros. kc <= KC, nc <= NC; tmp has TMP_FLOATS. */
+ * with zeros. kc <= KC, nc <= NC_MAX; tmp has TMP_FLOATS. */
 typedef void gemm_pack(float *dst, float *tmp, const weight *w, int64_t k0, int64_t kc, int64_t n0, int64_t nc);
 
 typedef struct gemm {

@@ -9,7 +9,10 @@
 
 #include "kernels/cpu/simd.h"
 
-typedef void tile_fn(int64_t k, const float *a, int64_t as, const float *b, int64_t bs, float *c, int64_t cs);
+/* next: the C tile that will follow. A tile starts by loading C, which by then has left the cache, so its rows are
+ * fetched a few at a time along the way (all at once they would fill the load buffers and stall this tile). */
+typedef void tile_fn(int64_t k, const float *a, int64_t as, const float *b, int64_t bs, float *c, int64_t cs,
+                     const float *next);
 
 #define EACH1(X) X(0)
 #define EACH2(X) EACH1(X) X(1)
@@ -39,18 +42,34 @@ typedef void tile_fn(int64_t k, const float *a, int64_t as, const float *b, int6
 #define LOADB_1 vn b0 = vn_load(b);
 #define LOADB_2 vn b0 = vn_load(b), b1 = vn_load(b + VN);
 
-#define UNROLL _Pragma("GCC unroll 2")
+/* k in as many stretches as a tile has rows, one row fetched before each */
+#define FETCH_ROW                                                                                                      \
+    for (int line = 0; line < 2 * VN; line += 16) __builtin_prefetch(next + line, 1);                                  \
+    next += cs;
+#define STRETCHES                                                                                                      \
+    const int64_t step = (k + TILE_ROWS - 1) / TILE_ROWS;                                                              \
+    for (int64_t left = k; left > 0; left -= step)
+#define STRETCH _Pragma("GCC unroll 2") for (int64_t e = left < step ? left : step; e > 0; e--)
 #define COL_1(i) FMA_1(i, a[i])
 #define COL_2(i) FMA_2(i, a[i])
+/* A and B may be columns of wide matrices: a step is then further than the hardware prefetches. */
+enum { AHEAD = 16 };
+#define FETCH_AHEAD                                                                                                    \
+    __builtin_prefetch(a + AHEAD * as);                                                                                \
+    for (int line = 0; line < 2 * VN; line += 16) __builtin_prefetch(b + AHEAD * bs + line);
 #define TILE_COL(m, n)                                                                                                 \
     static void tile_col_##m##_##n(int64_t k, const float *restrict a, int64_t as, const float *restrict b,            \
-                                   int64_t bs, float *restrict c, int64_t cs) {                                        \
-        EACH##m(LOAD_##n) UNROLL for (; k > 0; k--, a += as, b += bs){LOADB_##n EACH##m(COL_##n)} EACH##m(SAVE_##n)    \
+                                   int64_t bs, float *restrict c, int64_t cs, const float *next) {                     \
+        EACH##m(LOAD_##n) STRETCHES {                                                                                  \
+            FETCH_ROW STRETCH { FETCH_AHEAD LOADB_##n EACH##m(COL_##n) a += as, b += bs; }                             \
+        }                                                                                                              \
+        EACH##m(SAVE_##n)                                                                                              \
     }
 
 /* Row i is reached from one of four pointers, four rows apart, plus 0, 1, 2 or 3 times the row length: few enough
  * registers for every row. The empty asm hides from gcc that the pointers step evenly, or it makes one pointer per row
  * and spills them. */
+#define HIDE(p) __asm__("" : "+r"(p))
 #define ROW_1(i) FMA_1(i, *(ROW_BASE##i))
 #define ROW_2(i) FMA_2(i, *(ROW_BASE##i))
 #define ROW_BASE0 (p0)
@@ -69,13 +88,19 @@ typedef void tile_fn(int64_t k, const float *a, int64_t as, const float *b, int6
 #define ROW_BASE13 (p12 + as)
 #define TILE_ROW(m, n)                                                                                                 \
     static void tile_row_##m##_##n(int64_t k, const float *restrict a, int64_t as, const float *restrict b,            \
-                                   int64_t bs, float *restrict c, int64_t cs) {                                        \
+                                   int64_t bs, float *restrict c, int64_t cs, const float *next) {                     \
         const float *p0 = a, *p4 = m > 4 ? a + 4 * as : a, *p8 = m > 8 ? a + 8 * as : a;                               \
         const float *p12 = m > 12 ? a + 12 * as : a;                                                                   \
         int64_t as3 = 3 * as;                                                                                          \
-        EACH##m(LOAD_##n) UNROLL for (; k > 0; k--, p0++, p4++, p8++, p12++, b += bs) {                                \
-            __asm__("" : "+r"(p0), "+r"(p4), "+r"(p8), "+r"(p12), "+r"(as3));                                          \
-            LOADB_##n EACH##m(ROW_##n)                                                                                 \
+        EACH##m(LOAD_##n) STRETCHES {                                                                                  \
+            FETCH_ROW STRETCH {                                                                                        \
+                HIDE(p0);                                                                                              \
+                if (m > 4) HIDE(p4);                                                                                   \
+                if (m > 8) HIDE(p8);                                                                                   \
+                if (m > 12) HIDE(p12);                                                                                 \
+                HIDE(as3);                                                                                             \
+                LOADB_##n EACH##m(ROW_##n) p0++, p4++, p8++, p12++, b += bs;                                           \
+            }                                                                                                          \
         }                                                                                                              \
         EACH##m(SAVE_##n)                                                                                              \
     }
