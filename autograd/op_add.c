@@ -22,7 +22,7 @@ tensor *op_add(tape *t, tensor *x, tensor *z) {
     tensor *y = tape_wrap(t, z->val, x->needs_grad || z->needs_grad);
     add_node *s = tape_record(t, sizeof *s, add_backward, y);
     if (s) s->x = x, s->z = z;
-    t->k->be->add(t->k, y->val, x->val, z->val);
+    if (z->val.data) t->k->be->add(t->k, y->val, x->val, z->val);
     return y;
 }
 

@@ -20,25 +20,24 @@ static void through_cache(tape *t, const layer_ctx *c, tensor **k, tensor **v) {
     *k = tape_wrap(t, ck, false), *v = tape_wrap(t, cv, false);
 }
 
-static tensor *layer_forward(tape *t, tensor *x, void *ctx) {
+static tensor *attention_block(tape *t, tensor *x, void *ctx) {
     const layer_ctx *c = ctx;
     const layer *l = c->l;
-    const batch *b = c->b;
-    const rope *r = &c->m->rope;
-    float eps = (float)c->m->hp.norm_eps;
-    tensor *qkv[3], *gate_up[2];
-
-    tensor *h = op_rmsnorm(t, x, l->norm_in, eps);
-    proj_group(t, l->qkv, 3, h, b, qkv);
-    tensor *q = op_rope(t, qkv[0], b->pos, r), *k = op_rope(t, qkv[1], b->pos, r), *v = qkv[2];
+    tensor *qkv[3];
+    tensor *h = op_rmsnorm(t, x, l->norm_in, (float)c->m->hp.norm_eps);
+    proj_group(t, l->qkv, 3, h, c->b, qkv);
+    tensor *q = op_rope(t, qkv[0], c->b->pos, &c->m->rope), *k = op_rope(t, qkv[1], c->b->pos, &c->m->rope), *v = qkv[2];
     if (c->kv) through_cache(t, c, &k, &v);
-    tensor *o = op_attention(t, q, k, v, c->a);
-    x = op_add(t, x, proj_forward(t, &l->o, o, b));
+    return proj_residual(t, &l->o, x, op_attention(t, q, k, v, c->a), c->b);
+}
 
-    h = op_rmsnorm(t, x, l->norm_mid, eps);
-    proj_group(t, l->gate_up, 2, h, b, gate_up);
-    h = op_glu(t, gate_up[0], gate_up[1], c->m->fam->act);
-    return op_add(t, x, proj_forward(t, &l->down, h, b));
+static tensor *mlp_block(tape *t, tensor *x, void *ctx) {
+    const layer_ctx *c = ctx;
+    const layer *l = c->l;
+    tensor *gate_up[2];
+    tensor *h = op_rmsnorm(t, x, l->norm_mid, (float)c->m->hp.norm_eps);
+    proj_group(t, l->gate_up, 2, h, c->b, gate_up);
+    return proj_residual(t, &l->down, x, op_glu(t, gate_up[0], gate_up[1], c->m->fam->act), c->b);
 }
 
 static const attn *attn_of(tape *t, const model *m, const batch *b, kv_cache *kv) {
@@ -58,7 +57,8 @@ tensor *model_forward(tape *t, const model *m, const batch *b, kv_cache *kv) {
     for (int i = 0; i < m->hp.layers; i++) {
         layer_ctx *c = tape_host(t, sizeof *c);
         *c = (layer_ctx){m, &m->layers[i], b, a, kv, i};
-        x = tape_segment(t, layer_forward, c, x, i >= m->first_trainable);
+        x = tape_segment(t, attention_block, c, x, 2 * i >= m->first_trainable);
+        x = tape_segment(t, mlp_block, c, x, 2 * i + 1 >= m->first_trainable);
     }
     return x;
 }

@@ -158,7 +158,7 @@ static void list_groups(model *m) {
 int model_open(model *m, const model_source *s, const model_options *o, arena *run) {
     loader ld = {s, o, run};
     weight w;
-    *m = (model){.fam = s->fam, .hp = s->hp, .first_trainable = (int)s->hp.layers};
+    *m = (model){.fam = s->fam, .hp = s->hp, .first_trainable = 2 * (int)s->hp.layers};
     m->attn_scale = (float)(1 / sqrt((double)m->hp.head_dim));
     m->layers = xcalloc((size_t)m->hp.layers, sizeof *m->layers);
     if (model_source_weight(s, "model.embed_tokens.weight", m->hp.vocab, m->hp.dim, &w)) return -1;
@@ -198,8 +198,8 @@ int64_t model_params(const model *m) {
 }
 
 void model_find_trainable(model *m) {
-    m->first_trainable = (int)m->hp.layers;
+    m->first_trainable = 2 * (int)m->hp.layers;
     for (int g = m->n_groups - 1; g >= 0; g--)
         for (int i = 0; i < m->groups[g].n; i++)
-            if (m->groups[g].p[i].lora) m->first_trainable = g / 4;
+            if (m->groups[g].p[i].lora) m->first_trainable = g / 2;
 }

@@ -64,7 +64,7 @@ typedef struct model {
     float attn_scale;       /* 1 / sqrt(head_dim) */
     proj_group_ref *groups; /* 4 per layer: qkv, o, gate_up, down */
     int n_groups;
-    int first_trainable;    /* lowest layer with an adapter; layers when none: nothing below is recorded */
+    int first_trainable;    /* lowest block with an adapter, two blocks a layer: nothing below is recorded */
 } model;
 
 /* How the base is held. */

@@ -130,44 +130,54 @@ static void proj_backward(tape *t, node *n) {
     if (dx.data) k->be->weight_bwd(k, dx, dh, &a);
 }
 
-void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y) {
-    kctx *k = t->k;
-    int64_t rows = x->val.rows, ranks = 0;
-    tensor *first = NULL; /* any result that needs a gradient carries the node */
+/* y = x W^T + bias + h B^T */
+static void project_up(kctx *k, const proj *p, mat y, mat x, mat h) {
+    zero_mat(k, y);
+    if (p->bias) k->be->add_bias(k, y, p->bias);
+    k->be->weight_fwd(k, y, x, &p->w);
+    if (!p->lora) return;
+    weight up = param_weight(&p->lora->b);
+    k->be->weight_fwd(k, y, h, &up);
+}
+
+/* y[i]: made by the caller; one without memory is recorded but not computed. */
+static void forward(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y) {
+    int64_t rows = x->val.rows, ranks = 0, at = 0;
+    tensor *carrier = NULL; /* any result that needs a gradient carries the node */
     CHECK(n <= PROJ_GROUP_MAX, "%d projections in a group", n);
     for (int i = 0; i < n; i++) {
         ranks += rank_of(&p[i]);
-        y[i] = tape_tensor(t, rows, p[i].w.rows, x->needs_grad || p[i].lora);
-        if (!first && y[i]->needs_grad) first = y[i];
+        if (!carrier && y[i]->needs_grad) carrier = y[i];
     }
     size_t mark = t->tmp->used;
-    proj_node *s = first ? tape_record(t, sizeof *s, proj_backward, first) : NULL;
+    proj_node *s = carrier ? tape_record(t, sizeof *s, proj_backward, carrier) : NULL;
     mat h = {.rows = rows};
     if (ranks) {
         h = s ? tape_tensor(t, rows, ranks, false)->val : tape_scratch(t, rows, ranks);
         project_down(t, p, n, x->val, b, h);
     }
-    int64_t at = 0;
-    for (int i = 0; i < n; i++) {
-        zero_mat(k, y[i]->val);
-        if (p[i].bias) k->be->add_bias(k, y[i]->val, p[i].bias);
-        k->be->weight_fwd(k, y[i]->val, x->val, &p[i].w);
-        int64_t r = rank_of(&p[i]);
-        if (r) {
-            weight up = param_weight(&p[i].lora->b);
-            k->be->weight_fwd(k, y[i]->val, mat_cols(h, at, r), &up);
-        }
-        at += r;
-        if (s) s->y[i] = y[i];
-    }
     if (s) s->x = x, s->p = p, s->n = n, s->b = b, s->h = h;
+    for (int i = 0; i < n; i++) {
+        int64_t r = rank_of(&p[i]);
+        if (y[i]->val.data) project_up(t->k, &p[i], y[i]->val, x->val, r ? mat_cols(h, at, r) : mat_none());
+        if (s) s->y[i] = y[i];
+        at += r;
+    }
     arena_release(t->tmp, mark);
 }
 
-tensor *proj_forward(tape *t, const proj *p, tensor *x, const batch *b) {
-    tensor *y;
-    proj_group(t, p, 1, x, b, &y);
-    return y;
+void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y) {
+    for (int i = 0; i < n; i++) y[i] = tape_tensor(t, x->val.rows, p[i].w.rows, x->needs_grad || p[i].lora);
+    forward(t, p, n, x, b, y);
+}
+
+tensor *proj_residual(tape *t, const proj *p, tensor *x, tensor *h, const batch *b) {
+    bool needs_grad = h->needs_grad || p->lora;
+    int64_t rows = h->val.rows, cols = p->w.rows;
+    tensor *z = t->replaying ? tape_wrap(t, (mat){.rows = rows, .cols = cols, .ld = cols}, needs_grad)
+                             : tape_tensor(t, rows, cols, needs_grad);
+    forward(t, p, 1, h, b, &z);
+    return op_add(t, x, z);
 }
 
 /* ---- test cases: parameters A_0, A_1, B_0, B_1 side by side, as adapter_attach lays them ---- */

@@ -30,6 +30,8 @@ enum { PROJ_GROUP_MAX = 3 };
 /* y[i] = proj p[i] of x, i < n: x is read once for all the A's when they lie side by side in the adapter (adapter_attach
  * lays them so) and drop nothing. Results live in act. */
 void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y);
-tensor *proj_forward(tape *t, const proj *p, tensor *x, const batch *b);
+/* y = x + p(h), the end of a residual block. When a segment is replayed nobody will read y: only what the backward pass
+ * needs is made, and y has no values. */
+tensor *proj_residual(tape *t, const proj *p, tensor *x, tensor *h, const batch *b);
 
 #endif
