@@ -125,12 +125,14 @@ static void run_task(const problem *p, const task *w, float *scratch) {
     attn_span(a, a->past[w->seq] + w->token + w->tokens - 1, &unused, &hi);
     begin(&t, p, w, scratch);
     for (int64_t block = lo / BLOCK * BLOCK; block < hi; block += BLOCK) {
-        int keys = clip(hi - block, BLOCK);
+        int keys = clip(hi - block, BLOCK), ahead = clip(hi - block - BLOCK, BLOCK);
         const float *k = mat_row(p->k, a->first[w->seq] + block) + column;
         const float *v = mat_row(p->v, a->first[w->seq] + block) + column;
         pack_transposed(t.kt, k, p->k.ld, keys, dim);
         pack_rows(t.v, wide, v, p->v.ld, keys, dim);
         spans(&t, p, w, block);
+        for (int64_t i = 0, row = a->first[w->seq] + block + BLOCK; i < ahead; i++)
+            fetch(p->k, row + i, column, dim), fetch(p->v, row + i, column, dim);
         scores(t.s, t.q, wide, rows, t.lo, t.hi, t.kt, dim);
         block_softmax(&t, rows, wide, a->scale);
         chain_rows(left_rows(t.s, BLOCK), rows, t.lo, t.hi, t.v, wide, t.o, wide);
