@@ -1,5 +1,5 @@
-/* Tokenizers of GGUF files (ggml docs/gguf.md, "tokenizer.ggml.*"), model "gpt2". `tokenizer.ggml.pre` names how text is
- * split; what a name means is not in the file but in llama.cpp, and is a row here. Ids equal llama.cpp's. */
+/* Tokenizers of GGUF files (ggml docs/gguf.md, "tokenizer.ggml.*"), model "gpt2". `tokenizer.ggml.pre` names how text
+ * is split; what a name means is not in the file but in llama.cpp, and is a row here. Ids equal llama.cpp's. */
 #include "core/arena.h"
 #include "core/error.h"
 #include "data/tokenizer_parts.h"
@@ -25,38 +25,80 @@
 #define DEEPSEEK3                                                                                                      \
     ASCII_PUNCTUATION "[A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES
 /* cased letters as DeepSeek-LLM's own file lists them (Unicode 10's Lu, Ll, Lt without some blocks) */
-#define DEEPSEEK_LETTERS                                                                                               \
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼ"    \
+#define DEEPSEEK_LETTERS                                                                                                                                                                                                                                                \
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼ" \
     "ℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
 
-typedef struct { const char *name; bool ignore_merges, add_bos; const char *pattern[6]; } pre_row;
+typedef struct {
+    const char *name;
+    bool ignore_merges, add_bos;
+    const char *pattern[6];
+} pre_row;
 
 static const pre_row pre_rows[] = {
     {"default", 0, 0, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
-    {"gpt-2", 0, 0, {GPT2}}, {"phi-2", 0, 0, {GPT2}}, {"mpt", 0, 0, {GPT2}}, {"olmo", 0, 0, {GPT2}},
-    {"exaone4", 0, 0, {GPT2}}, {"mellum", 0, 0, {GPT2}}, {"gigachat", 0, 0, {GPT2}}, {"trillion", 0, 0, {GPT2}},
-    {"smollm", 0, 0, {"\\p{N}", GPT2}}, {"starcoder", 0, 0, {"\\p{N}", GPT2}}, {"refact", 0, 0, {"\\p{N}", GPT2}},
-    {"command-r", 0, 0, {"\\p{N}", GPT2}}, {"codeshell", 0, 0, {"\\p{N}", GPT2}}, {"exaone", 0, 0, {"\\p{N}", GPT2}},
+    {"gpt-2", 0, 0, {GPT2}},
+    {"phi-2", 0, 0, {GPT2}},
+    {"mpt", 0, 0, {GPT2}},
+    {"olmo", 0, 0, {GPT2}},
+    {"exaone4", 0, 0, {GPT2}},
+    {"mellum", 0, 0, {GPT2}},
+    {"gigachat", 0, 0, {GPT2}},
+    {"trillion", 0, 0, {GPT2}},
+    {"smollm", 0, 0, {"\\p{N}", GPT2}},
+    {"starcoder", 0, 0, {"\\p{N}", GPT2}},
+    {"refact", 0, 0, {"\\p{N}", GPT2}},
+    {"command-r", 0, 0, {"\\p{N}", GPT2}},
+    {"codeshell", 0, 0, {"\\p{N}", GPT2}},
+    {"exaone", 0, 0, {"\\p{N}", GPT2}},
     {"minerva-7b", 0, 0, {"\\p{N}", GPT2}},
-    {"llama-bpe", 1, 1, {LLAMA3}}, {"llama3", 1, 1, {LLAMA3}}, {"llama-v3", 1, 1, {LLAMA3}}, {"falcon3", 1, 1, {LLAMA3}},
-    {"falcon-h1", 1, 1, {LLAMA3}}, {"pixtral", 1, 1, {LLAMA3}}, {"lfm2", 1, 1, {LLAMA3}},
-    {"dbrx", 0, 0, {LLAMA3}}, {"smaug-bpe", 0, 0, {LLAMA3}}, {"glm4", 0, 0, {LLAMA3}}, {"chatglm-bpe", 0, 0, {LLAMA3}},
-    {"qwen2", 0, 0, {QWEN2}}, {"stablelm2", 0, 0, {QWEN2}}, {"hunyuan", 0, 0, {QWEN2}}, {"megrez", 0, 0, {QWEN2}},
-    {"deepseek-r1-qwen", 0, 0, {QWEN2}}, {"grok-2", 0, 0, {QWEN2}},
+    {"llama-bpe", 1, 1, {LLAMA3}},
+    {"llama3", 1, 1, {LLAMA3}},
+    {"llama-v3", 1, 1, {LLAMA3}},
+    {"falcon3", 1, 1, {LLAMA3}},
+    {"falcon-h1", 1, 1, {LLAMA3}},
+    {"pixtral", 1, 1, {LLAMA3}},
+    {"lfm2", 1, 1, {LLAMA3}},
+    {"dbrx", 0, 0, {LLAMA3}},
+    {"smaug-bpe", 0, 0, {LLAMA3}},
+    {"glm4", 0, 0, {LLAMA3}},
+    {"chatglm-bpe", 0, 0, {LLAMA3}},
+    {"qwen2", 0, 0, {QWEN2}},
+    {"stablelm2", 0, 0, {QWEN2}},
+    {"hunyuan", 0, 0, {QWEN2}},
+    {"megrez", 0, 0, {QWEN2}},
+    {"deepseek-r1-qwen", 0, 0, {QWEN2}},
+    {"grok-2", 0, 0, {QWEN2}},
     {"tekken", 1, 1, {TEKKEN}},
-    {"gpt-4o", 0, 0, {GPT4O}}, {"llama4", 0, 0, {GPT4O}},
+    {"gpt-4o", 0, 0, {GPT4O}},
+    {"llama4", 0, 0, {GPT4O}},
     {"falcon", 0, 0, {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"}},
-    {"deepseek-llm", 0, 0, {"[\\r\\n]", "\\s?[" DEEPSEEK_LETTERS "]+", "\\s?[!-/:-~！-／：-～‘-‟　-。]+", "\\s+$",
-                            "[一-龥ࠀ-一가-퟿]+", "\\p{N}+"}},
+    {"deepseek-llm",
+     0,
+     0,
+     {"[\\r\\n]", "\\s?[" DEEPSEEK_LETTERS "]+", "\\s?[!-/:-~！-／：-～‘-‟　-。]+", "\\s+$", "[一-龥ࠀ-一가-퟿]+",
+      "\\p{N}+"}},
     {"deepseek-coder", 0, 0, {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[一-龥ࠀ-一가-퟿]+", "\\p{N}"}},
     {"deepseek-v3", 0, 0, {"\\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3}},
 };
 #define PRE_ROWS (sizeof pre_rows / sizeof *pre_rows)
 
 /* Tokens that end a turn in some model, known by their text: files often name only one of them as EOS. */
-static const char *const eog_texts[] = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>",
-                                        "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-                                        "<end_of_utterance>", "<｜end▁of▁sentence｜>"};
+static const char *const eog_texts[] = {"<|eot_id|>",
+                                        "<|im_end|>",
+                                        "<|end|>",
+                                        "<|return|>",
+                                        "<end_of_turn>",
+                                        "<|endoftext|>",
+                                        "</s>",
+                                        "<|eom_id|>",
+                                        "<EOT>",
+                                        "_<EOT>",
+                                        "[EOT]",
+                                        "[EOS]",
+                                        "<|end_of_text|>",
+                                        "<end_of_utterance>",
+                                        "<｜end▁of▁sentence｜>"};
 
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE };
 
@@ -66,19 +108,24 @@ static int read_pre(tokenizer *t, const gguf *g, const char *where, bool *add_bo
     gguf_str pre;
     if (gguf_get_string_or(g, "tokenizer.ggml.pre", (gguf_str){"", 0}, &pre)) return -1;
     if (!pre.n)
-        return fail(EXIT_INPUT, "%s: tokenizer.ggml.pre is missing, so how this model splits text is not known: convert "
-                    "it again with a newer llama.cpp", where);
+        return fail(EXIT_INPUT,
+                    "%s: tokenizer.ggml.pre is missing, so how this model splits text is not known: convert "
+                    "it again with a newer llama.cpp",
+                    where);
     size_t row = 0;
     while (row < PRE_ROWS && !str_is(pre, pre_rows[row].name)) row++;
     if (row == PRE_ROWS)
-        return fail(EXIT_INPUT, "%s: tokenizer.ggml.pre is '%.*s', which is not known here (smollm, llama-bpe, qwen2, gpt-2, "
-                    "tekken, deepseek-v3 and others are)", where, (int)(pre.n > 64 ? 64 : pre.n), pre.data);
+        return fail(EXIT_INPUT,
+                    "%s: tokenizer.ggml.pre is '%.*s', which is not known here (smollm, llama-bpe, qwen2, gpt-2, "
+                    "tekken, deepseek-v3 and others are)",
+                    where, (int)(pre.n > 64 ? 64 : pre.n), pre.data);
     const pre_row *r = &pre_rows[row];
     t->ignore_merges = r->ignore_merges;
     *add_bos = r->add_bos;
     for (int i = 0; i < 6 && r->pattern[i]; i++) {
         pre_stage *s = &t->pre[t->n_pre++];
         s->behaviour = SPLIT_ISOLATED;
+        s->pattern = r->pattern[i];
         if (regex_compile(&s->re, r->name, r->pattern[i], strlen(r->pattern[i]))) return -1;
     }
     return 0;
@@ -92,7 +139,8 @@ static const gguf_kv *array(const gguf *g, const char *where, const char *key, b
                kv->elem == GGUF_F64 || kv->elem == GGUF_BOOL || kv->elem == GGUF_ARRAY) {
         fail(EXIT_INPUT, "%s: %s is not an array of %s", where, key, strings ? "strings" : "integers");
     } else if (kv->n > max) {
-        fail(EXIT_INPUT, "%s: %s has %lu elements, expected at most %lu", where, key, (unsigned long)kv->n, (unsigned long)max);
+        fail(EXIT_INPUT, "%s: %s has %lu elements, expected at most %lu", where, key, (unsigned long)kv->n,
+             (unsigned long)max);
     } else {
         return kv;
     }
@@ -100,7 +148,9 @@ static const gguf_kv *array(const gguf *g, const char *where, const char *key, b
 }
 
 static uint32_t flags_of_type(int64_t type) {
-    return type == TYPE_CONTROL || type == TYPE_UNKNOWN ? TOKEN_ADDED | TOKEN_SPECIAL : type == TYPE_USER ? TOKEN_ADDED : 0;
+    return type == TYPE_CONTROL || type == TYPE_UNKNOWN ? TOKEN_ADDED | TOKEN_SPECIAL
+           : type == TYPE_USER                          ? TOKEN_ADDED
+                                                        : 0;
 }
 
 static int read_tokens(tokenizer *t, const gguf *g, const char *where) {
@@ -111,7 +161,8 @@ static int read_tokens(tokenizer *t, const gguf *g, const char *where) {
         types = array(g, where, "tokenizer.ggml.token_type", false, TOKENS_MAX);
         if (!types) return -1;
         if (types->n != tokens->n)
-            return fail(EXIT_INPUT, "%s: %lu token types for %lu tokens", where, (unsigned long)types->n, (unsigned long)tokens->n);
+            return fail(EXIT_INPUT, "%s: %lu token types for %lu tokens", where, (unsigned long)types->n,
+                        (unsigned long)tokens->n);
     }
     vocab_init(&t->v, (int)tokens->n);
     for (uint64_t i = 0; i < tokens->n; i++) {
@@ -130,10 +181,13 @@ static int read_merges(tokenizer *t, const gguf *g, const char *where) {
     merges_init(&t->merges, (int64_t)merges->n);
     for (uint64_t i = 0; i < merges->n; i++) {
         gguf_str s = merges->strings[i];
-        const char *space = s.n > 1 ? memchr(s.data + 1, ' ', s.n - 1) : NULL; /* from the second byte, as llama.cpp looks */
-        if (!space) return fail(EXIT_INPUT, "%s: merge %lu is not two tokens with a space between", where, (unsigned long)i);
+        const char *space =
+            s.n > 1 ? memchr(s.data + 1, ' ', s.n - 1) : NULL; /* from the second byte, as llama.cpp looks */
+        if (!space)
+            return fail(EXIT_INPUT, "%s: merge %lu is not two tokens with a space between", where, (unsigned long)i);
         size_t left = (size_t)(space - s.data);
-        if (merges_add(&t->merges, &t->v, where, (uint32_t)i, s.data, left, space + 1, s.n - left - 1, false)) return -1;
+        if (merges_add(&t->merges, &t->v, where, (uint32_t)i, s.data, left, space + 1, s.n - left - 1, false))
+            return -1;
     }
     return 0;
 }
@@ -156,8 +210,10 @@ static int read_specials(tokenizer *t, const gguf *g, const char *where, bool ad
     if (read_special(t, g, where, "tokenizer.ggml.eom_token_id", &eom)) return -1;
     if (gguf_get_bool_or(g, "tokenizer.ggml.add_bos_token", add_bos, &add_bos)) return -1;
     if (gguf_get_bool_or(g, "tokenizer.ggml.add_eos_token", false, &add_eos)) return -1;
-    if (add_bos && t->bos < 0) return fail(EXIT_INPUT, "%s: a BOS token is to be added, but tokenizer.ggml.bos_token_id is missing", where);
-    if (add_eos && t->eos < 0) return fail(EXIT_INPUT, "%s: an EOS token is to be added, but tokenizer.ggml.eos_token_id is missing", where);
+    if (add_bos && t->bos < 0)
+        return fail(EXIT_INPUT, "%s: a BOS token is to be added, but tokenizer.ggml.bos_token_id is missing", where);
+    if (add_eos && t->eos < 0)
+        return fail(EXIT_INPUT, "%s: an EOS token is to be added, but tokenizer.ggml.eos_token_id is missing", where);
     if (add_bos) t->prefix[t->n_prefix++] = t->bos;
     if (add_eos) t->suffix[t->n_suffix++] = t->eos;
     const int ends[] = {t->eos, eot, eom};
@@ -165,7 +221,8 @@ static int read_specials(tokenizer *t, const gguf *g, const char *where, bool ad
         if (ends[i] >= 0) t->v.row[ends[i]].flags |= TOKEN_EOG;
     for (size_t i = 0; i < sizeof eog_texts / sizeof *eog_texts; i++) {
         int id = vocab_find(&t->v, eog_texts[i], strlen(eog_texts[i]));
-        if (id >= 0) vocab_mark_added(&t->v, id, TOKEN_SPECIAL), t->v.row[id].flags |= TOKEN_EOG; /* whatever type it has */
+        if (id >= 0)
+            vocab_mark_added(&t->v, id, TOKEN_SPECIAL), t->v.row[id].flags |= TOKEN_EOG; /* whatever type it has */
     }
     return 0;
 }

@@ -1,6 +1,7 @@
 /* What the tokenizer's files share; included by data/tokenizer*.c and their kin only.
  *
- *   text -> added tokens cut out -> normaliser -> added tokens that match normalised text -> pre-tokeniser -> BPE -> ids
+ *   text -> added tokens cut out -> normaliser -> added tokens that match normalised text -> pre-tokeniser -> BPE ->
+ * ids
  *
  * A piece is the text between added tokens together with where its bytes came from. */
 #ifndef PEFT_DATA_TOKENIZER_PARTS_H
@@ -11,20 +12,42 @@
 #include <pcre2.h>
 #include <stddef.h>
 
-#define TOKENS_MAX (1 << 22)      /* ids of a vocabulary */
+#define TOKENS_MAX (1 << 22) /* ids of a vocabulary */
 #define MERGES_MAX (1 << 22)
 #define TOKEN_TEXT_MAX (64 << 10) /* bytes of one token */
 
 /* --- vocabulary (tokenizer_vocab.c) --- */
-enum { TOKEN_SPECIAL = 1, TOKEN_ADDED = 2, /* found in the text before it is split */
-       TOKEN_ALPHABET = 4,                 /* written wholly in GPT-2's byte alphabet */
-       TOKEN_WHOLE = 8,                    /* merging its bytes gives the token itself */
-       TOKEN_LSTRIP = 16, TOKEN_RSTRIP = 32, TOKEN_SINGLE_WORD = 64, TOKEN_NORMALIZED = 128, TOKEN_EOG = 256 };
+enum {
+    TOKEN_SPECIAL = 1,
+    TOKEN_ADDED = 2,    /* found in the text before it is split */
+    TOKEN_ALPHABET = 4, /* written wholly in GPT-2's byte alphabet */
+    TOKEN_WHOLE = 8,    /* merging its bytes gives the token itself */
+    TOKEN_LSTRIP = 16,
+    TOKEN_RSTRIP = 32,
+    TOKEN_SINGLE_WORD = 64,
+    TOKEN_NORMALIZED = 128,
+    TOKEN_EOG = 256
+};
 
-typedef struct { const char *text, *bytes; int32_t text_n, bytes_n; uint32_t flags; } token_row; /* text: NUL-terminated */
-typedef struct { uint32_t hash; int32_t id; } index_slot; /* id < 0: free */
-typedef struct { index_slot *slot; uint32_t mask; int used; } token_index;
-typedef struct { char **block; int blocks; size_t used, size; } string_pool;
+typedef struct {
+    const char *text, *bytes;
+    int32_t text_n, bytes_n;
+    uint32_t flags;
+} token_row; /* text: NUL-terminated */
+typedef struct {
+    uint32_t hash;
+    int32_t id;
+} index_slot; /* id < 0: free */
+typedef struct {
+    index_slot *slot;
+    uint32_t mask;
+    int used;
+} token_index;
+typedef struct {
+    char **block;
+    int blocks;
+    size_t used, size;
+} string_pool;
 typedef struct {
     token_row *row; /* [n] */
     int n, cap;
@@ -35,18 +58,26 @@ typedef struct {
 
 void vocab_init(vocab *v, int expected);
 void vocab_free(vocab *v);
-/* Sets the row of id (rows up to id are made). -1 after fail(): id out of range or taken, empty, too long, not UTF-8, or
- * text that another id has. `where` names the file. */
+/* Sets the row of id (rows up to id are made). -1 after fail(): id out of range or taken, empty, too long, not UTF-8,
+ * or text that another id has. `where` names the file. */
 int vocab_set(vocab *v, const char *where, int64_t id, const char *text, size_t n, uint32_t flags);
-void vocab_mark_added(vocab *v, int id, uint32_t flags);            /* from now on the token decodes to its text */
+void vocab_mark_added(vocab *v, int id, uint32_t flags);           /* from now on the token decodes to its text */
 int vocab_find(const vocab *v, const char *text, size_t n);        /* -1 = absent */
 int vocab_find_bytes(const vocab *v, const char *bytes, size_t n); /* -1 = absent */
 int vocab_check_filled(const vocab *v, const char *where);         /* -1 after fail() naming the first hole */
 const char *pool_copy(string_pool *p, const char *s, size_t n);    /* NUL-terminated copy that lives as long as p */
 
 /* --- byte-pair merges (bpe.c) --- */
-typedef struct { uint64_t pair; uint32_t rank; int32_t id; } merge_slot; /* pair: left << 32 | right; id < 0: free */
-typedef struct { merge_slot *slot; uint64_t mask; int64_t n; } merge_table;
+typedef struct {
+    uint64_t pair;
+    uint32_t rank;
+    int32_t id;
+} merge_slot; /* pair: left << 32 | right; id < 0: free */
+typedef struct {
+    merge_slot *slot;
+    uint64_t mask;
+    int64_t n;
+} merge_table;
 void merges_init(merge_table *m, int64_t expected);
 /* Adds the merge of rank `rank`; a pair seen before keeps its first rank (llama.cpp) or takes the last (tokenizers). */
 int merges_add(merge_table *m, const vocab *v, const char *where, uint32_t rank, const char *left, size_t left_n,
@@ -54,31 +85,54 @@ int merges_add(merge_table *m, const vocab *v, const char *where, uint32_t rank,
 void merges_free(merge_table *m);
 
 /* --- regular expressions (tokenizer_regex.c) --- */
-typedef struct { pcre2_code *code; } regex;
-/* Compiles a pattern written for Oniguruma (as `tokenizers` uses it) with the same meaning, or refuses what has another. */
+typedef struct {
+    pcre2_code *code;
+} regex;
+/* Compiles a pattern written for Oniguruma (as `tokenizers` uses it) with the same meaning, or refuses what has
+ * another. */
 int regex_compile(regex *r, const char *where, const char *pattern, size_t n);
 void regex_free(regex *r);
-typedef struct { pcre2_match_data *data; pcre2_match_context *context; pcre2_jit_stack *stack; } regex_scratch;
+typedef struct {
+    pcre2_match_data *data;
+    pcre2_match_context *context;
+    pcre2_jit_stack *stack;
+} regex_scratch;
 void regex_scratch_init(regex_scratch *s, int64_t text_n); /* the match limit grows with the text */
 void regex_scratch_free(regex_scratch *s);
 /* First match at or after `from`: 1 and its span, 0 when there is none, -1 after fail(). */
-int regex_find(const regex *r, regex_scratch *s, const char *text, int64_t n, int64_t from, int64_t *begin, int64_t *end);
+int regex_find(const regex *r, regex_scratch *s, const char *text, int64_t n, int64_t from, int64_t *begin,
+               int64_t *end);
 
 /* --- pieces and normalisation (tokenizer_normal.c) --- */
 typedef struct {
     const char *s;
-    int64_t n, base;       /* base: offset of s[0] in the text, used while the maps are NULL */
-    int64_t *begin, *end;  /* [n] span of the text that byte i came from */
-    char *owned;           /* s when it is not the caller's */
+    int64_t n, base;      /* base: offset of s[0] in the text, used while the maps are NULL */
+    int64_t *begin, *end; /* [n] span of the text that byte i came from */
+    char *owned;          /* s when it is not the caller's */
 } piece;
 void piece_free(piece *p);
 piece piece_prefix_space(const piece *p, int64_t from, int64_t to); /* " " + bytes [from, to) of p */
 
-typedef enum { NORMAL_NFC, NORMAL_NFD, NORMAL_NFKC, NORMAL_NFKD, NORMAL_LOWERCASE, NORMAL_PREPEND, NORMAL_REPLACE } normal_kind;
-typedef struct { normal_kind kind; char *from, *to; size_t from_n, to_n; regex re; bool has_re; } normal_step; /* owned */
+typedef enum {
+    NORMAL_NFC,
+    NORMAL_NFD,
+    NORMAL_NFKC,
+    NORMAL_NFKD,
+    NORMAL_LOWERCASE,
+    NORMAL_PREPEND,
+    NORMAL_REPLACE
+} normal_kind;
+typedef struct {
+    normal_kind kind;
+    char *from, *to;
+    size_t from_n, to_n;
+    regex re;
+    bool has_re;
+} normal_step; /* owned */
 /* Replaces *p by its normalised form (p is freed or left as it is when nothing changes). -1 after fail(). */
 int normal_apply(const normal_step *steps, int n, regex_scratch *rs, piece *p);
-char *normal_text(const normal_step *steps, int n, const char *text, size_t len, size_t *out_n); /* heap, NULL = fail() */
+char *normal_text(const normal_step *steps, int n, const char *text, size_t len,
+                  size_t *out_n); /* heap, NULL = fail() */
 
 /* --- pre-tokenisation (pretoken.c) --- */
 typedef enum { SPLIT_REMOVED, SPLIT_ISOLATED, SPLIT_PREVIOUS, SPLIT_NEXT, SPLIT_CONTIGUOUS } split_behaviour;
@@ -89,13 +143,25 @@ typedef struct {
     size_t literal_n;
     split_behaviour behaviour;
     bool invert;
+    const char *pattern; /* of re, where it is a constant of this program (GGUF), for tokenizer_write.c */
 } pre_stage;
 #define PRE_STAGES_MAX 16
 
 /* --- added tokens (tokenizer_added.c) --- */
-typedef struct { const char *text; int32_t n, id; } added_pattern; /* text owned by the set */
-typedef struct { added_pattern *row; int n; bool first[256]; int not_special; } added_set; /* sorted by text */
-typedef struct { int64_t begin, end; int32_t id; } added_hit;
+typedef struct {
+    const char *text;
+    int32_t n, id;
+} added_pattern; /* text owned by the set */
+typedef struct {
+    added_pattern *row;
+    int n;
+    bool first[256];
+    int not_special;
+} added_set; /* sorted by text */
+typedef struct {
+    int64_t begin, end;
+    int32_t id;
+} added_hit;
 /* Patterns are the rows with TOKEN_ADDED; `normalised` picks those that match normalised text. -1 after fail(). */
 int added_build(added_set *a, const tokenizer *t, bool normalised);
 void added_free(added_set *a);
@@ -124,7 +190,11 @@ struct tokenizer {
     char *chat_template;
 };
 
-typedef struct { int32_t *id, *len, *at; uint64_t *heap; int64_t cap, heap_n, heap_cap; } bpe_scratch;
+typedef struct {
+    int32_t *id, *len, *at;
+    uint64_t *heap;
+    int64_t cap, heap_n, heap_cap;
+} bpe_scratch;
 typedef struct {
     const tokenizer *t;
     token_list *out;

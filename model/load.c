@@ -1,76 +1,20 @@
-/* From a model's files to the structs that forward.c walks: views where the bytes can stay, NF4 where it was asked for. */
+/* From a model's files to the structs that forward.c walks: views where the bytes can stay, NF4 where it was asked for.
+ */
 #include "core/error.h"
 #include "core/num.h"
 #include "model/model.h"
+#include "model/rows.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { const model_source *s; const model_options *o; arena *run; } loader;
-
-/* Row of the file that holds row r of the model: GGUF llama files interleave the two halves of each head of q and k. */
-static int64_t file_row(int64_t r, int heads, int64_t rows) {
-    if (!heads) return r;
-    int64_t d = rows / heads, head = r / d, i = r % d;
-    return head * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
-}
-
-static void dequant_rows(const weight *w, int heads, int64_t row, int64_t n, float *out) {
-    if (!heads) {
-        w->fmt->dequant(w, row * w->cols, n * w->cols, out);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) w->fmt->dequant(w, file_row(row + i, heads, w->rows) * w->cols, w->cols, out + i * w->cols);
-}
-
-/* Rows per piece so that pieces end at block borders: a multiple of 64 elements, about 64 Ki of them. */
-static int64_t piece_rows(int64_t cols) {
-    int64_t step = 1;
-    while (step * cols % 64) step *= 2;
-    int64_t many = 65536 / (step * cols);
-    return many > 1 ? step * many : step;
-}
-
-static void quantise(const weight *w, int heads, uint8_t *codes, float *absmax) {
-    int64_t rows = piece_rows(w->cols), pieces = (w->rows + rows - 1) / rows;
-#pragma omp parallel
-    {
-        float *buf = xcalloc((size_t)(rows * w->cols), sizeof *buf);
-#pragma omp for schedule(dynamic)
-        for (int64_t p = 0; p < pieces; p++) {
-            int64_t row = p * rows, n = row + rows < w->rows ? rows : w->rows - row;
-            dequant_rows(w, heads, row, n, buf);
-            nf4_quant(buf, n * w->cols, codes + row * w->cols / 2, absmax + row * w->cols / 64);
-        }
-        free(buf);
-    }
-}
-
-static weight make_nf4(const loader *ld, const weight *w, int heads) {
-    int64_t n = w->rows * w->cols, blocks = (n + 63) / 64, nested = (blocks + 255) / 256;
-    bool twice = ld->o->double_quant, plan = ld->run->planning;
-    nf4_meta *meta = xcalloc(1, sizeof *meta); /* freed by model_close */
-    uint8_t *codes = arena_alloc(ld->run, nf4_data_bytes(n));
-    float *absmax = twice && !plan ? xcalloc((size_t)blocks, sizeof *absmax) : NULL;
-    *meta = (nf4_meta){.blocksize = 64, .nested_block = twice ? 256 : 0, .map = nf4_dynamic_map};
-    if (twice) {
-        uint8_t *code = arena_alloc(ld->run, (size_t)blocks);
-        float *outer = arena_array(ld->run, (size_t)nested, sizeof *outer);
-        meta->code = code, meta->nested_absmax = outer;
-        if (!plan) {
-            quantise(w, heads, codes, absmax);
-            meta->offset = nf4_quant_scales(absmax, blocks, code, outer);
-        }
-    } else {
-        float *plain = arena_array(ld->run, (size_t)blocks, sizeof *plain);
-        meta->absmax = plain;
-        if (!plan) quantise(w, heads, codes, plain);
-    }
-    free(absmax);
-    return (weight){&weight_formats[FMT_NF4], w->rows, w->cols, 1, codes, meta};
-}
+typedef struct {
+    const model_source *s;
+    const model_options *o;
+    arena *run;
+} loader;
 
 /* A view; a copy where the file's bytes are not aligned for their type or are in another row order. */
 static weight settle(const loader *ld, const weight *w, int heads) {
@@ -81,8 +25,10 @@ static weight settle(const loader *ld, const weight *w, int heads) {
     void *copy = arena_alloc(ld->run, (size_t)weight_bytes(w));
     made.data = copy;
     if (ld->run->planning) return made;
-    if (heads) weight_unpermute_rows(w, heads, copy);
-    else memcpy(copy, w->data, (size_t)weight_bytes(w));
+    if (heads)
+        weight_unpermute_rows(w, heads, copy);
+    else
+        memcpy(copy, w->data, (size_t)weight_bytes(w));
     return made;
 }
 
@@ -93,7 +39,7 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
     weight w;
     if (model_source_weight(ld->s, name, rows, cols, &w)) return -1;
     int heads = model_source_permuted(ld->s, name);
-    p->w = ld->o->load_in_4bit ? make_nf4(ld, &w, heads) : settle(ld, &w, heads);
+    p->w = ld->o->load_in_4bit ? rows_nf4(&w, heads, ld->o->double_quant, ld->run) : settle(ld, &w, heads);
     return 0;
 }
 

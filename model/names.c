@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct { const char *hf, *gguf; } names[] = {
+static const struct {
+    const char *hf, *gguf;
+} names[] = {
     {"model.embed_tokens.weight", "token_embd.weight"},
     {"model.norm.weight", "output_norm.weight"},
     {"lm_head.weight", "output.weight"},
@@ -37,8 +39,10 @@ static bool match(const char *pattern, const char *name, int *layer) {
 
 static void fill(char *out, size_t size, const char *pattern, int layer) {
     const char *hole = strstr(pattern, "{}");
-    if (!hole) snprintf(out, size, "%s", pattern);
-    else snprintf(out, size, "%.*s%d%s", (int)(hole - pattern), pattern, layer, hole + 2);
+    if (!hole)
+        snprintf(out, size, "%s", pattern);
+    else
+        snprintf(out, size, "%.*s%d%s", (int)(hole - pattern), pattern, layer, hole + 2);
 }
 
 bool name_to_gguf(const char *hf, char *out, size_t size) {
@@ -46,6 +50,13 @@ bool name_to_gguf(const char *hf, char *out, size_t size) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (match(names[i].hf, hf, &layer)) return fill(out, size, names[i].gguf, layer), true;
     return false;
+}
+
+bool name_hf(int pattern, int layer, char *out, size_t size, bool *layered) {
+    if (pattern < 0 || (size_t)pattern >= sizeof names / sizeof *names) return false;
+    *layered = strstr(names[pattern].hf, "{}");
+    fill(out, size, names[pattern].hf, layer);
+    return true;
 }
 
 bool name_known(const char *name, bool gguf, int *layer) {

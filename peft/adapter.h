@@ -4,6 +4,7 @@
 #define PEFT_PEFT_ADAPTER_H
 
 #include "core/config.h"
+#include "core/safetensors.h"
 #include "peft/proj.h"
 
 #define ADAPTER_FILE "adapter_model.safetensors"
@@ -71,6 +72,10 @@ void adapter_init(adapter *ad,
                   uint64_t seed); /* PEFT's default: A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming, a = sqrt 5), B = 0 */
 int adapter_load(adapter *ad,
                  const char *dir); /* every tensor, F32, F16 or BF16; missing, unused, misshapen, NaN: errors */
+/* The parts of adapter_load, for who wants a module at a time and no room for all: the file with names, shapes and
+ * types checked, and one of its tensors as fp32. View 2 i is A of loras[i], view 2 i + 1 its B. */
+int adapter_file_open(const adapter *ad, const char *dir, safetensors *st);
+int adapter_file_read(const safetensors *st, const adapter_view *v, float *out); /* -1: not finite */
 int adapter_save(const adapter *ad,
                  const char *dir); /* adapter_config.json and adapter_model.safetensors, each atomic */
 /* Any vector with the adapter's layout under the same names (gradients, moments). */

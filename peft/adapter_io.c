@@ -22,30 +22,33 @@ static char *shape_text(const st_tensor *t) {
     return closed;
 }
 
-static int read_view(const adapter_view *v, const st_tensor *t, const char *where) {
+static int check_shape(const adapter_view *v, const st_tensor *t, const char *where) {
     const param *p = &v->p;
-    if (t->dims != 2 || t->shape[0] != p->rows || t->shape[1] != p->cols) {
-        char *shape = shape_text(t);
-        fail(EXIT_INPUT, "%s: tensor '%s': shape %s, expected [%ld, %ld] by adapter_config.json and the base model",
-             where, v->name, shape, (long)p->rows, (long)p->cols);
-        free(shape);
-        return -1;
-    }
-    int64_t n = p->rows * p->cols;
+    if (t->dtype != ST_F32 && t->dtype != ST_F16 && t->dtype != ST_BF16)
+        return fail(EXIT_INPUT, "%s: tensor '%s': dtype %s, expected F32, F16 or BF16", where, v->name,
+                    st_dtype_name(t->dtype));
+    if (t->dims == 2 && t->shape[0] == p->rows && t->shape[1] == p->cols) return 0;
+    char *shape = shape_text(t);
+    fail(EXIT_INPUT, "%s: tensor '%s': shape %s, expected [%ld, %ld] by adapter_config.json and the base model", where,
+         v->name, shape, (long)p->rows, (long)p->cols);
+    free(shape);
+    return -1;
+}
+
+int adapter_file_read(const safetensors *st, const adapter_view *v, float *out) {
+    const st_tensor *t = safetensors_find(st, v->name);
+    int64_t n = v->p.rows * v->p.cols;
     if (t->dtype == ST_F32)
-        memcpy(p->val, t->data, (size_t)n * sizeof(float));
-    else if (t->dtype == ST_F16 || t->dtype == ST_BF16)
+        memcpy(out, t->data, (size_t)n * sizeof(float));
+    else
         for (int64_t i = 0; i < n; i++) {
             uint16_t h;
             memcpy(&h, t->data + 2 * i, 2);
-            p->val[i] = t->dtype == ST_F16 ? f16_to_float(h) : bf16_to_float(h);
+            out[i] = t->dtype == ST_F16 ? f16_to_float(h) : bf16_to_float(h);
         }
-    else
-        return fail(EXIT_INPUT, "%s: tensor '%s': dtype %s, expected F32, F16 or BF16", where, v->name,
-                    st_dtype_name(t->dtype));
     for (int64_t i = 0; i < n; i++)
-        if (!isfinite(p->val[i]))
-            return fail(EXIT_INPUT, "%s: tensor '%s': element %ld is not finite", where, v->name, (long)i);
+        if (!isfinite(out[i]))
+            return fail(EXIT_INPUT, "%s: tensor '%s': element %ld is not finite", st->files[0].path, v->name, (long)i);
     return 0;
 }
 
@@ -86,18 +89,29 @@ static void note_mixed(const safetensors *st, const char *where) {
         }
 }
 
-int adapter_load(adapter *ad, const char *dir) {
+int adapter_file_open(const adapter *ad, const char *dir, safetensors *st) {
     char *path = path_join(dir, ADAPTER_FILE), *pickle = path_join(dir, "adapter_model.bin");
-    safetensors st = {0};
     int bad = 0;
+    *st = (safetensors){0};
     if (!path_exists(path) && path_exists(pickle))
         bad = fail(EXIT_INPUT, "%s: a pickle file is never read; save the adapter as safetensors", pickle);
-    bad = bad || safetensors_open(&st, path) || check_names(ad, &st, path);
+    bad = bad || safetensors_open(st, path) || check_names(ad, st, path);
     for (int v = 0; v < ad->n_views && !bad; v++)
-        bad = read_view(&ad->views[v], safetensors_find(&st, ad->views[v].name), path);
-    if (!bad) note_mixed(&st, path);
-    safetensors_close(&st);
+        bad = check_shape(&ad->views[v], safetensors_find(st, ad->views[v].name), path);
+    if (!bad)
+        note_mixed(st, path);
+    else
+        safetensors_close(st);
     free(path), free(pickle);
+    return bad ? -1 : 0;
+}
+
+int adapter_load(adapter *ad, const char *dir) {
+    safetensors st;
+    int bad = 0;
+    if (adapter_file_open(ad, dir, &st)) return -1;
+    for (int v = 0; v < ad->n_views && !bad; v++) bad = adapter_file_read(&st, &ad->views[v], ad->views[v].p.val);
+    safetensors_close(&st);
     return bad ? -1 : 0;
 }
 

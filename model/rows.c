@@ -1,0 +1,69 @@
+/* Rows of a stored matrix as the model uses them: in Hugging Face order, as fp32, or quantised to NF4 piece by piece.
+ */
+#include "model/rows.h"
+#include "core/arena.h"
+
+#include <stdlib.h>
+
+/* Row of the file that holds row r of the model: GGUF llama files interleave the two halves of each head of q and k. */
+static int64_t file_row(int64_t r, int heads, int64_t rows) {
+    if (!heads) return r;
+    int64_t d = rows / heads, head = r / d, i = r % d;
+    return head * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+}
+
+void rows_dequant(const weight *w, int heads, int64_t row, int64_t n, float *out) {
+    if (!heads) {
+        w->fmt->dequant(w, row * w->cols, n * w->cols, out);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++)
+        w->fmt->dequant(w, file_row(row + i, heads, w->rows) * w->cols, w->cols, out + i * w->cols);
+}
+
+/* Rows per piece so that pieces end at block borders: a multiple of 64 elements, about 64 Ki of them. */
+static int64_t piece_rows(int64_t cols) {
+    int64_t step = 1;
+    while (step * cols % 64) step *= 2;
+    int64_t many = 65536 / (step * cols);
+    return many > 1 ? step * many : step;
+}
+
+static void quantise(const weight *w, int heads, uint8_t *codes, float *absmax) {
+    int64_t rows = piece_rows(w->cols), pieces = (w->rows + rows - 1) / rows;
+#pragma omp parallel
+    {
+        float *buf = xcalloc((size_t)(rows * w->cols), sizeof *buf);
+#pragma omp for schedule(dynamic)
+        for (int64_t p = 0; p < pieces; p++) {
+            int64_t row = p * rows, n = row + rows < w->rows ? rows : w->rows - row;
+            rows_dequant(w, heads, row, n, buf);
+            nf4_quant(buf, n * w->cols, codes + row * w->cols / 2, absmax + row * w->cols / 64);
+        }
+        free(buf);
+    }
+}
+
+weight rows_nf4(const weight *w, int heads, bool double_quant, arena *run) {
+    int64_t n = w->rows * w->cols, blocks = (n + 63) / 64, nested = (blocks + 255) / 256;
+    bool plan = run->planning;
+    nf4_meta *meta = xcalloc(1, sizeof *meta);
+    uint8_t *codes = arena_alloc(run, nf4_data_bytes(n));
+    float *absmax = double_quant && !plan ? xcalloc((size_t)blocks, sizeof *absmax) : NULL;
+    *meta = (nf4_meta){.blocksize = 64, .nested_block = double_quant ? 256 : 0, .map = nf4_dynamic_map};
+    if (double_quant) {
+        uint8_t *code = arena_alloc(run, (size_t)blocks);
+        float *outer = arena_array(run, (size_t)nested, sizeof *outer);
+        meta->code = code, meta->nested_absmax = outer;
+        if (!plan) {
+            quantise(w, heads, codes, absmax);
+            meta->offset = nf4_quant_scales(absmax, blocks, code, outer);
+        }
+    } else {
+        float *plain = arena_array(run, (size_t)blocks, sizeof *plain);
+        meta->absmax = plain;
+        if (!plan) quantise(w, heads, codes, plain);
+    }
+    free(absmax);
+    return (weight){&weight_formats[FMT_NF4], w->rows, w->cols, 1, codes, meta};
+}
