@@ -8,30 +8,54 @@
 
 enum { WIDE = 2 * VN, BLOCK = ATTN_BLOCK };
 
-/* tile_row_m_0: as tile_row_m_2, but begun at 0 */
+/* The tiles of gemm_tile.h without its fetching, for here all operands are packed and in cache: dot begins at 0, row
+ * and col add to what stands in c. */
+typedef void packed_tile(int64_t k, const float *a, int64_t as, const float *b, int64_t bs, float *c, int64_t cs);
+
 #define LOAD_0(i) vn c##i = vn_set1(0), d##i = vn_set1(0);
-#define SAVE_0 SAVE_2
-#define ROW_0 ROW_2
-#define LOADB_0 LOADB_2
+#define TILE_HEAD(name, m)                                                                                             \
+    static void name##_##m(int64_t k, const float *restrict a, int64_t as, const float *restrict b, int64_t bs,        \
+                           float *restrict c, int64_t cs)
+#define PACKED_ROW(name, m, load)                                                                                      \
+    TILE_HEAD(name, m) {                                                                                               \
+        const float *p0 = a, *p4 = m > 4 ? a + 4 * as : a, *p8 = m > 8 ? a + 8 * as : a;                               \
+        const float *p12 = m > 12 ? a + 12 * as : a;                                                                   \
+        int64_t as3 = 3 * as;                                                                                          \
+        EACH##m(load) UNROLL for (; k > 0; k--) {                                                                      \
+            HIDE(p0);                                                                                                  \
+            if (m > 4) HIDE(p4);                                                                                       \
+            if (m > 8) HIDE(p8);                                                                                       \
+            if (m > 12) HIDE(p12);                                                                                     \
+            HIDE(as3);                                                                                                 \
+            LOADB_2 EACH##m(ROW_2) p0++, p4++, p8++, p12++, b += bs;                                                   \
+        }                                                                                                              \
+        EACH##m(SAVE_2)                                                                                                \
+    }
+#define PACKED_COL(name, m)                                                                                            \
+    TILE_HEAD(name, m) {                                                                                               \
+        EACH##m(LOAD_2) UNROLL for (; k > 0; k--) { LOADB_2 EACH##m(COL_2) a += as, b += bs; }                         \
+        EACH##m(SAVE_2)                                                                                                \
+    }
+#define UNROLL _Pragma("GCC unroll 2")
 
 #if defined(ISA_avx512)
 #define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
 #else
 #define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #endif
-#define DEFINE_TILES(m) TILE_ROW(m, 0) TILE_ROW(m, 2) TILE_COL(m, 2)
+#define DEFINE_TILES(m) PACKED_ROW(dot, m, LOAD_0) PACKED_ROW(row, m, LOAD_2) PACKED_COL(col, m)
 HEIGHTS(DEFINE_TILES)
 
-#define NAME_DOT(m) [m] = tile_row_##m##_0,
-#define NAME_ROW(m) [m] = tile_row_##m##_2,
-#define NAME_COL(m) [m] = tile_col_##m##_2,
-static tile_fn *const dot_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_DOT)}; /* begun at 0 */
-static tile_fn *const row_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_ROW)};
-static tile_fn *const col_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_COL)};
+#define NAME_DOT(m) [m] = dot_##m,
+#define NAME_ROW(m) [m] = row_##m,
+#define NAME_COL(m) [m] = col_##m,
+static packed_tile *const dot_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_DOT)};
+static packed_tile *const row_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_ROW)};
+static packed_tile *const col_tiles[TILE_ROWS + 1] = {HEIGHTS(NAME_COL)};
 
 /* A matrix A(i, k) = at[i * row + k * step] for tiles of kind `tiles`; stride is the one of both that is not 1 */
 typedef struct {
-    tile_fn *const *tiles;
+    packed_tile *const *tiles;
     const float *at;
     int64_t row, step, stride;
 } left;
