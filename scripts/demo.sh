@@ -6,7 +6,7 @@
 #   scripts/demo.sh --check    the same steps, fewer of them, each verified; closes with "N passed, N failed"
 #
 # Files go to demo/ (DEMO_DIR), the downloaded model stays in ${XDG_CACHE_HOME:-~/.cache}/peft.c.
-set -u
+set -u -o pipefail
 cd "$(dirname "$0")/.."
 
 mode=full
@@ -124,10 +124,10 @@ score_after() {
 }
 
 answer() { # word, then what ./infer needs
-    local word=$1 prompt
+    local word=$1
     shift
-    prompt=$(printf '<|im_start|>system\nYou are a dictionary.<|im_end|>\n<|im_start|>user\nWhat does the word '\''%s'\'' mean?<|im_end|>\n<|im_start|>assistant\n.' "$word")
-    ./infer "$@" --prompt "${prompt%.}" --max-tokens 48 --temperature 0 2>>"$dir/infer.log" | tr '\n' ' ' | sed 's/ *$//'
+    ./infer "$@" --chat --system "You are a dictionary." --prompt "What does the word '$word' mean?" --max-tokens 48 \
+        --temperature 0 2>>"$dir/infer.log" | tr '\n' ' ' | sed 's/ *$//'
 }
 
 show() { # label, text
@@ -157,7 +157,7 @@ summary() {
     say "$dir/merged     the merged model, a Hugging Face directory that transformers loads"
     say "$dir/train.jsonl, $dir/heldout.jsonl    the data"
     printf '\nTry it:\n\n'
-    say "./infer --model $model --load-in-4bit --adapter $dir/adapter --chat"
+    say "./infer --model $model --load-in-4bit --adapter $dir/adapter --chat --system 'You are a dictionary.'"
     say "./train configs/demo.yaml --max_steps=200 --output_dir=$dir/longer"
     printf '\n%d min %02d s in all\n' $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60))
 }

@@ -61,9 +61,10 @@ def score(name, rows, options):
     return [r["logprobs"][1:] for r in out]
 
 
-def generate(name, prompt, n, options):
-    """Greedy text of n tokens, without the prompt."""
-    return run(["./infer", *options, "--prompt", prompt, "--max-tokens", n, "--temperature", 0], name)
+def generate(name, n, options):
+    """Greedy text of at most n tokens, without the prompt, and their number."""
+    answer = json.loads(run(["./infer", *options, "--max-tokens", n, "--temperature", 0, "--json"], name))
+    return answer["text"], answer["completion_tokens"]
 
 
 def trainable_line(text):

@@ -109,6 +109,9 @@ def nf4(w):
     model = reference.load(os.path.join(ours.ROOT, TINY), nf4=True)
     yield "log-probabilities, NF4 base with double quantisation, tiny_llama", \
         compare_scores("nf4-tiny", model, ids, ["--model", TINY, "--load-in-4bit"]), ABS
+    model = reference.load(os.path.join(ours.ROOT, TINY), nf4=True, double_quant=False)
+    yield "log-probabilities, NF4 base without double quantisation, tiny_llama", \
+        compare_scores("nf4-single", model, ids, ["--model", TINY, "--load-in-4bit", "--no-double-quant"]), ABS
     yield "log-probabilities, NF4 base with double quantisation, SmolLM2", \
         compare_scores("nf4-real", w.base_nf4, w.scored, ["--model", w.hf, "--load-in-4bit"]), ABS
 
@@ -209,14 +212,17 @@ def merged(w):
         yield f"log-probabilities, merged in ours and unmerged in peft, {name}", apart(
             [reference.logprobs(unmerged, r) for r in w.scored], mine), ABS
         unmerged.unload()
-        chat = w.tokenizer.apply_chat_template([{"role": "user", "content": "Name three rivers of Europe."}], tokenize=False,
-                                               add_generation_prompt=True)
-        for i, prompt in enumerate(("Permission is hereby granted", "The layers, lowest first, are", chat)):
-            theirs = w.tokenizer.decode(reference.greedy(model, w.tokenizer(prompt)["input_ids"], 32), skip_special_tokens=True)
-            got = ours.generate(f"greedy-{name}-{i}", prompt, 32, ["--model", out])
-            if got.strip() != theirs.strip():
-                print(f"      transformers: {theirs!r}\n      ours:         {got!r}")
-            yield f"greedy text of 32 tokens, merged {name}, prompt {i + 1}", float(got.strip() != theirs.strip()), 0
+        for i, (prompt, chat) in enumerate((("Permission is hereby granted", False), ("The layers, lowest first, are", False),
+                                            ("Name three rivers of Europe.", True))):
+            text = prompt if not chat else w.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+            tokens = reference.greedy(model, w.tokenizer(text)["input_ids"], 32)
+            theirs = w.tokenizer.decode(tokens, skip_special_tokens=True)
+            got, n = ours.generate(f"greedy-{name}-{i}", 32, ["--model", out, "--prompt", prompt, *(["--chat"] if chat else [])])
+            same = got == theirs and n == len(tokens)
+            if not same:
+                print(f"      transformers, {len(tokens)} tokens: {theirs!r}\n      ours, {n} tokens: {got!r}")
+            yield f"greedy text of 32 tokens, merged {name}, {'chat' if chat else 'text'} {i + 1}", float(not same), 0
 
 
 CHECKS = {f.__name__: f for f in (*text_checks.CHECKS, logits, nf4, tiny_lora, tiny_qlora, lora, qlora, adapters, merged)}
