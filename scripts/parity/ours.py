@@ -41,9 +41,12 @@ def train(name, settings, rows_path, options=()):
         f.write(yaml_text(config))
     subprocess.run(["rm", "-rf", out], check=True)
     text = run(["./train", path, *options], name)
-    with open(os.path.join(out, "metrics.jsonl")) as f:
-        steps = [m for m in map(json.loads, f) if "loss" in m]
-    return steps, out, text + open(os.path.join(WORK, name + ".log"), errors="replace").read()
+    return metrics(name), out, text + open(os.path.join(WORK, name + ".log"), errors="replace").read()
+
+
+def metrics(name):
+    with open(os.path.join(WORK, name, "metrics.jsonl")) as f:
+        return [m for m in map(json.loads, f) if "loss" in m]
 
 
 def score(name, rows, options):

@@ -66,7 +66,10 @@ class World:
 
     @functools.cached_property
     def base_nf4(self):
-        return reference.load(self.hf, nf4=True)
+        """NF4 with the nearest code for every scale; how far bitsandbytes' CPU library is from it stays in scale_steps."""
+        model = reference.load(self.hf, nf4=True)
+        self.scale_steps = reference.nearest_scales(model, self.hf)
+        return model
 
     @functools.cached_property
     def adapter(self):
@@ -112,26 +115,33 @@ def nf4(w):
     model = reference.load(os.path.join(ours.ROOT, TINY), nf4=True, double_quant=False)
     yield "log-probabilities, NF4 base without double quantisation, tiny_llama", \
         compare_scores("nf4-single", model, ids, ["--model", TINY, "--load-in-4bit", "--no-double-quant"]), ABS
-    yield "log-probabilities, NF4 base with double quantisation, SmolLM2", \
-        compare_scores("nf4-real", w.base_nf4, w.scored, ["--model", w.hf, "--load-in-4bit"]), ABS
+    theirs = [reference.logprobs(w.base_nf4, r) for r in w.scored]
+    mine = ours.score("nf4-real", w.scored, ["--model", w.hf, "--load-in-4bit"])
+    yield "log-probabilities, NF4 base with double quantisation (nearest codes), SmolLM2", apart(theirs, mine), ABS
+    changed, step, count = w.scale_steps
+    yield f"steps between the nearest code and bitsandbytes' CPU code ({changed} of {count} scales differ)", step, 1
+    own = reference.load(w.hf, nf4=True)
+    theirs, mine = (sum(map(sum, x)) for x in ([reference.logprobs(own, r) for r in w.scored], mine))
+    yield "held-out loss, NF4 base with bitsandbytes' CPU codes, SmolLM2", abs(mine - theirs) / abs(theirs), REL
 
 
-def compare_training(label, name, model, rows, rows_path, settings, options=(), variants=()):
-    """Loss, gradient norm and rate of each step, the first step's gradients, and the parameter counts."""
+def worst(mine, theirs, key):
+    return max(abs(m[key] - t[key]) / max(abs(t[key]), 1e-12) for m, t in zip(mine, theirs, strict=True))
+
+
+def compare_training(label, name, model, rows, rows_path, settings, variants=()):
+    """Loss, gradient norm and rate of each step, the first step's gradients, and the parameter counts. variants are runs of
+    ours whose other settings must not change the numbers."""
     trainable, everything = model.get_nb_trainable_parameters()
     theirs, first = reference.train(model, rows, settings)
     for suffix, changed in (("", {}), *variants):
         grads = os.path.join(ours.WORK, name + suffix + "-grad.safetensors")
-        mine, out, text = ours.train(name + suffix, {**settings, **changed}, rows_path, [f"--dump-gradients={grads}", *options])
+        mine, out, text = ours.train(name + suffix, {**settings, **changed}, rows_path, [f"--dump-gradients={grads}"])
         what = label + (f" ({', '.join(f'{k}={v}' for k, v in changed.items() if k != 'base_model')})" if changed else "")
         if len(mine) != len(theirs):
             raise ours.Failed(f"{len(mine)} steps in metrics.jsonl, {len(theirs)} expected")
-
-        def worst(key):
-            return max(abs(m[key] - t[key]) / max(abs(t[key]), 1e-12) for m, t in zip(mine, theirs))
-
-        yield f"loss of {len(theirs)} steps, {what}", worst("loss"), REL
-        yield f"gradient norm of {len(theirs)} steps, {what}", worst("grad_norm"), REL
+        yield f"loss of {len(theirs)} steps, {what}", worst(mine, theirs, "loss"), REL
+        yield f"gradient norm of {len(theirs)} steps, {what}", worst(mine, theirs, "grad_norm"), REL
         yield f"learning rate of {len(theirs)} steps, {what}", max(
             abs(m["learning_rate"] - t["learning_rate"]) / settings["learning_rate"] for m, t in zip(mine, theirs)), 1e-6
         yield f"target tokens, {what}", max(abs(m["target_tokens"] - t["target_tokens"]) for m, t in zip(mine, theirs)), 0
@@ -156,13 +166,19 @@ def tiny_training(name, is_nf4):
 
 def real_training(w, name, is_nf4):
     rows_path = material.write_jsonl(os.path.join(ours.WORK, "rows.jsonl"), w.rows)
-    model = reference.with_adapter(reference.load(w.hf, is_nf4), w.adapter, trainable=True)
+    model = reference.with_adapter(w.base_nf4 if is_nf4 else w.base, w.adapter, trainable=True)
     settings = dict(SETTINGS, base_model=w.hf, lora_model_dir=w.adapter, load_in_4bit=is_nf4)
     variants = () if is_nf4 else (("-gguf", {"base_model": w.gguf, "micro_batch_size": 4, "gradient_accumulation_steps": 1,
                                              "gradient_checkpointing": True}),)
     yield from compare_training(f"SmolLM2 {'NF4 QLoRA' if is_nf4 else 'fp32 LoRA'}", name, model, w.rows, rows_path, settings,
                                 variants=variants)
     reference.save_adapter(model, os.path.join(ours.WORK, name + "-peft"), "SmolLM2-135M-Instruct")
+    model.unload()
+    if is_nf4:
+        own = reference.with_adapter(reference.load(w.hf, nf4=True), w.adapter, trainable=True)
+        theirs, _ = reference.train(own, w.rows, settings)
+        yield "loss of 20 steps, SmolLM2 NF4 QLoRA with bitsandbytes' CPU codes", worst(
+            ours.metrics(name), theirs, "loss"), REL
 
 
 def tiny_lora(w):
