@@ -2,6 +2,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "core/threads.h"
 #include "data/chat.h"
 #include "infer_score.h"
 #include "model/generate.h"
@@ -265,6 +266,7 @@ static int run(app *a) {
 
 int main(int argc, char **argv) {
     static app a;
+    threads_settle(argv);
     int bad = parse(&a.o, argc, argv) || run(&a) ? fail_report("infer") : EXIT_DONE;
     generator_close(&a.g);
     tokenizer_close(a.tok);

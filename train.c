@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/progress.h"
+#include "core/threads.h"
 #include "data/dataset.h"
 #include "model/session.h"
 #include "optim/adamw.h"
@@ -269,7 +270,7 @@ static int usage(FILE *f, int code) {
     return code;
 }
 
-int main(int argc, char **argv) {
+static int train_main(int argc, char **argv) {
     trainer t = {0};
     const char *path = NULL, **overrides = xcalloc((size_t)argc, sizeof *overrides);
     int n = 0, bad = 0;
@@ -300,4 +301,9 @@ int main(int argc, char **argv) {
     free(overrides);
     close_trainer(&t);
     return bad;
+}
+
+int main(int argc, char **argv) {
+    threads_settle(argv);
+    return train_main(argc, argv);
 }

@@ -5,6 +5,7 @@
 #
 # A program that ends without cmocka's summary (a crash, a sanitizer report, a time-out) counts as one failure.
 set -u
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}" # as the programs set it for themselves (core/threads.h)
 build=${1:?usage: run-tests.sh BUILD_DIR}
 limit=${TEST_TIMEOUT:-600}
 logs=$build/tests/log
