@@ -57,36 +57,48 @@ void ISA(add_bias)(kctx *c, mat y, const float *bias) {
     }
 }
 
-enum { DRAW_BLOCKS = 16, DRAW = 4 * DRAW_BLOCKS }; /* Philox blocks drawn together, and their features */
+enum { DRAW_BLOCKS = 64, DRAW = 4 * DRAW_BLOCKS }; /* Philox blocks drawn together, and their features */
 
-/* rng_philox of 16 counters (lo + i, hi) side by side: the compiler makes vectors of the inner loops. u[4i + w] = word
- * w */
-static void draw(uint64_t key, uint64_t hi, uint64_t lo, uint32_t u[DRAW]) {
+/* One round of rng_philox on all blocks; the products' high and low halves are apart as the compiler wants them to make
+ * vectors. */
+static void philox_round(uint32_t *restrict a, uint32_t *restrict b, uint32_t *restrict c, uint32_t *restrict d,
+                         uint32_t k0, uint32_t k1) {
+    for (int i = 0; i < DRAW_BLOCKS; i++) {
+        uint32_t x = a[i], y = c[i];
+        a[i] = (uint32_t)((uint64_t)y * 0xCD9E8D57u >> 32) ^ b[i] ^ k0, b[i] = y * 0xCD9E8D57u;
+        c[i] = (uint32_t)((uint64_t)x * 0xD2511F53u >> 32) ^ d[i] ^ k1, d[i] = x * 0xD2511F53u;
+    }
+}
+
+/* keep[4 i + w] = all ones where word w of Philox(key, hi, lo + i) is at least the threshold, else 0 */
+static void draw(uint64_t key, uint64_t hi, uint64_t lo, uint32_t threshold, uint32_t *restrict keep) {
+    uint32_t a[DRAW_BLOCKS], b[DRAW_BLOCKS], c[DRAW_BLOCKS], d[DRAW_BLOCKS];
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    uint32_t a[DRAW_BLOCKS], b[DRAW_BLOCKS], d[DRAW_BLOCKS], e[DRAW_BLOCKS];
     for (uint32_t i = 0; i < DRAW_BLOCKS; i++) {
         a[i] = (uint32_t)lo + i, b[i] = (uint32_t)(lo >> 32);
-        d[i] = (uint32_t)hi, e[i] = (uint32_t)(hi >> 32);
+        c[i] = (uint32_t)hi, d[i] = (uint32_t)(hi >> 32);
     }
     for (int round = 0; round < 10; round++) {
-        for (int i = 0; i < DRAW_BLOCKS; i++) {
-            uint64_t p = (uint64_t)a[i] * 0xD2511F53u, q = (uint64_t)d[i] * 0xCD9E8D57u;
-            a[i] = (uint32_t)(q >> 32) ^ b[i] ^ k0, b[i] = (uint32_t)q;
-            d[i] = (uint32_t)(p >> 32) ^ e[i] ^ k1, e[i] = (uint32_t)p;
-        }
+        philox_round(a, b, c, d, k0, k1);
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
-    for (int i = 0; i < DRAW_BLOCKS; i++)
-        u[4 * i] = a[i], u[4 * i + 1] = b[i], u[4 * i + 2] = d[i], u[4 * i + 3] = e[i];
+    for (int i = 0; i < DRAW_BLOCKS; i++) {
+        keep[4 * i] = a[i] >= threshold ? UINT32_MAX : 0, keep[4 * i + 1] = b[i] >= threshold ? UINT32_MAX : 0;
+        keep[4 * i + 2] = c[i] >= threshold ? UINT32_MAX : 0, keep[4 * i + 3] = d[i] >= threshold ? UINT32_MAX : 0;
+    }
 }
 
 static void drop_row(float *y, const float *x, int64_t n, uint64_t key, uint64_t sample, int32_t pos, float p) {
-    uint32_t u[DRAW], threshold = dropout_threshold(p);
-    float inv = 1.0f / (1.0f - p);
+    uint32_t keep[DRAW], threshold = dropout_threshold(p);
+    const v16 inv = v16_set1(1.0f / (1.0f - p));
     for (int64_t at = 0; at < n; at += DRAW) {
-        int64_t m = n - at < DRAW ? n - at : DRAW;
-        draw(key, sample, dropout_counter(pos, at / 4), u);
-        for (int64_t k = 0; k < m; k++) y[at + k] = u[k] >= threshold ? x[at + k] * inv : 0.0f;
+        int64_t end = n - at < DRAW ? n - at : DRAW;
+        draw(key, sample, dropout_counter(pos, at / 4), threshold, keep);
+        for (int64_t k = 0; k < end; k += 16) {
+            v16i m = v16i_load((const int32_t *)keep + k);
+            v16 kept = v16_of_bits(v16i_and(v16_bits(v16_mul(part_load(x + at + k, end - k), inv)), m));
+            part_store(y + at + k, kept, end - k);
+        }
     }
 }
 
