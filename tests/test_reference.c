@@ -2,6 +2,7 @@
  * Derivatives are central differences of that double function, so that no derivative formula stands on both sides.
  * Tolerances are relative to the largest value of the compared vector: fp32 rounding of n-term sums, 1e-6 for the short
  * sums used here, and 2e-6 where exponentials of scores enter. Differences are taken at 1e-5 and are good to 1e-9. */
+#include "core/json.h"
 #include "core/rng.h"
 #include "kernels/backend.h"
 #include "kernels/ref/ref.h"
@@ -359,6 +360,78 @@ static void dropout_is_right(void **state) {
     assert_memory_not_equal(z, y + 37 * COLS, sizeof z);
 }
 
+/* torch */
+
+/* array `key` of case `name`, rounded to float (inputs are exact in it) */
+static values *golden(const json_t *root, const char *name, const char *key) {
+    const json_t *a = json_object_get(json_object_get(root, name), key);
+    values *x = test_calloc(1, sizeof *x);
+    x->n = (int)json_array_size(a);
+    assert_true(x->n > 0 && x->n <= MAX);
+    for (int i = 0; i < x->n; i++) x->d[i] = json_real_value(json_array_get(a, (size_t)i)), x->f[i] = (float)x->d[i];
+    return x;
+}
+
+static void equal_golden(const json_t *root, const char *name, const char *key, const float *got) {
+    values *want = golden(root, name, key);
+    close_to(key, got, want->d, want->n, 2e-6);
+    test_free(want);
+}
+
+static void torch_agrees_on_rows(const json_t *root) {
+    values *x = golden(root, "norm", "x"), *g = golden(root, "norm", "g"), *dy = golden(root, "norm", "dy");
+    float y[60], dx[60] = {0}, rstd[3];
+    rmsnorm_fwd_ref(&ctx, mat_f32(y, 3, 20), rstd, mat_f32(x->f, 3, 20), g->f, 1e-3f);
+    rmsnorm_bwd_ref(&ctx, mat_f32(dx, 3, 20), mat_f32(dy->f, 3, 20), mat_f32(x->f, 3, 20), rstd, g->f);
+    equal_golden(root, "norm", "y", y), equal_golden(root, "norm", "dx", dx);
+    test_free(x), test_free(g), test_free(dy);
+    const char *const names[] = {[ACT_SILU] = "silu", [ACT_GELU_TANH] = "gelu"};
+    for (activation act = ACT_SILU; act <= ACT_GELU_TANH; act++) {
+        values *gate = golden(root, names[act], "gate"), *up = golden(root, names[act], "up");
+        float dgate[34], dup[34];
+        dy = golden(root, names[act], "dy");
+        mat gates = mat_f32(gate->f, 2, 17), ups = mat_f32(up->f, 2, 17);
+        glu_fwd_ref(&ctx, mat_f32(y, 2, 17), gates, ups, act);
+        glu_bwd_ref(&ctx, mat_f32(dgate, 2, 17), mat_f32(dup, 2, 17), mat_f32(dy->f, 2, 17), gates, ups, act);
+        equal_golden(root, names[act], "y", y);
+        equal_golden(root, names[act], "dgate", dgate), equal_golden(root, names[act], "dup", dup);
+        test_free(gate), test_free(up), test_free(dy);
+    }
+}
+
+static void torch_agrees_on_attention(const json_t *root, const char *name, int window) {
+    enum { ROWS = 9 };
+    const int32_t start[] = {0, ROWS}, zero[] = {0};
+    const attn a = {HEADS, KV, DIM, 0.5f, window, 1, start, zero, zero};
+    values *x[] = {golden(root, name, "q"), golden(root, name, "k"), golden(root, name, "v"),
+                   golden(root, name, "dout")};
+    float o[ROWS * A_Q], dq[ROWS * A_Q] = {0}, dk[ROWS * A_KV] = {0}, dv[ROWS * A_KV] = {0}, lse[ROWS * HEADS];
+    mat q = mat_f32(x[0]->f, ROWS, A_Q), k = mat_f32(x[1]->f, ROWS, A_KV), v = mat_f32(x[2]->f, ROWS, A_KV);
+    attn_fwd_ref(&ctx, mat_f32(o, ROWS, A_Q), lse, q, k, v, &a);
+    attn_bwd_ref(&ctx, mat_f32(dq, ROWS, A_Q), mat_f32(dk, ROWS, A_KV), mat_f32(dv, ROWS, A_KV),
+                 mat_f32(x[3]->f, ROWS, A_Q), q, k, v, mat_f32(o, ROWS, A_Q), lse, &a);
+    equal_golden(root, name, "o", o), equal_golden(root, name, "dq", dq);
+    equal_golden(root, name, "dk", dk), equal_golden(root, name, "dv", dv);
+    for (int i = 0; i < 4; i++) test_free(x[i]);
+}
+
+static void torch_agrees(void **state) {
+    (void)state;
+    json_t *root = json_read("tests/golden/kernels.json");
+    assert_non_null(root);
+    torch_agrees_on_rows(root);
+    torch_agrees_on_attention(root, "attention", 0);
+    torch_agrees_on_attention(root, "attention_window", 4);
+    values *h = golden(root, "head", "h"), *w = golden(root, "head", "w");
+    const int32_t target[] = {0, 383, 384, 699};
+    const weight words = weight_f32(w->f, 700, 5);
+    float logprob[4], dh[20];
+    head_loss_ref(&ctx, logprob, mat_f32(dh, 4, 5), mat_f32(h->f, 4, 5), &words, target);
+    equal_golden(root, "head", "logprob", logprob), equal_golden(root, "head", "dh", dh);
+    test_free(h), test_free(w);
+    json_decref(root);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exp_is_accurate),    cmocka_unit_test(norm_is_right),
@@ -366,6 +439,7 @@ int main(void) {
         cmocka_unit_test(attention_is_right), cmocka_unit_test(products_are_right),
         cmocka_unit_test(head_is_right),      cmocka_unit_test(sums_are_right),
         cmocka_unit_test(adamw_is_right),     cmocka_unit_test(dropout_is_right),
+        cmocka_unit_test(torch_agrees),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
