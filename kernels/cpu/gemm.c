@@ -162,8 +162,54 @@ static void rows_range(const gemm *g, float *scratch, int64_t m0, int64_t m1, in
     }
 }
 
+enum { FEW_ROWS = 4, FEW_KC = 64, WIDE = 4 };
+
+/* One row times WIDE slivers: with fewer columns the chain's latency would be the speed. */
+static void wide_row(int64_t k, const float *restrict a, const float *restrict b, int64_t sliver, float *restrict c) {
+    vn c0 = vn_load(c), c1 = vn_load(c + VN), c2 = vn_load(c + 2 * VN), c3 = vn_load(c + 3 * VN);
+    vn c4 = vn_load(c + 4 * VN), c5 = vn_load(c + 5 * VN), c6 = vn_load(c + 6 * VN), c7 = vn_load(c + 7 * VN);
+    const float *b1 = b + sliver, *b2 = b1 + sliver, *b3 = b2 + sliver;
+    for (; k > 0; k--, a++, b += NR, b1 += NR, b2 += NR, b3 += NR) {
+        vn s = vn_set1(*a);
+        c0 = vn_fma(s, vn_load(b), c0), c1 = vn_fma(s, vn_load(b + VN), c1);
+        c2 = vn_fma(s, vn_load(b1), c2), c3 = vn_fma(s, vn_load(b1 + VN), c3);
+        c4 = vn_fma(s, vn_load(b2), c4), c5 = vn_fma(s, vn_load(b2 + VN), c5);
+        c6 = vn_fma(s, vn_load(b3), c6), c7 = vn_fma(s, vn_load(b3 + VN), c7);
+    }
+    vn_store(c, c0), vn_store(c + VN, c1), vn_store(c + 2 * VN, c2), vn_store(c + 3 * VN, c3);
+    vn_store(c + 4 * VN, c4), vn_store(c + 5 * VN, c5), vn_store(c + 6 * VN, c6), vn_store(c + 7 * VN, c7);
+}
+
+/* Decoding: making B is the work. A panel small enough for the first-level cache is used up at once, and W is read
+ * along its rows. */
+static void few_rows(const gemm *g, float *scratch, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+    float *panel = scratch + A_FLOATS, *tmp = panel + B_FLOATS;
+    for (int64_t j = n0; j < n1; j += WIDE * NR)
+        for (int64_t k0 = 0; k0 < g->k; k0 += FEW_KC) {
+            block b = {.m = m1 - m0,
+                       .n = smaller(WIDE * NR, n1 - j),
+                       .k = smaller(FEW_KC, g->k - k0),
+                       .as = g->as,
+                       .a = g->a + m0 * g->as + k0,
+                       .b = panel,
+                       .bs = NR,
+                       .c = g->c + m0 * g->cs + j,
+                       .cs = g->cs};
+            b.sliver = b.k * NR;
+            g->pack(panel, tmp, g->w, g->w_k0 + k0, b.k, g->w_n0 + j, b.n);
+            if (b.n < WIDE * NR || b.m == FEW_ROWS)
+                run_block(&b);
+            else
+                for (int64_t i = 0; i < b.m; i++) wide_row(b.k, b.a + i * b.as, panel, b.sliver, b.c + i * b.cs);
+        }
+}
+
 void ISA(gemm_range)(const gemm *g, float *scratch, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
     if (n0 >= n1) return;
+    if (m1 - m0 <= FEW_ROWS && g->pack && !g->a_cols && g->pack_cost < PACK_SLOW) {
+        few_rows(g, scratch, m0, m1, n0, n1);
+        return;
+    }
     for (int64_t m = m0; m < m1; m += ROWS_MAX) rows_range(g, scratch, m, smaller(m + ROWS_MAX, m1), n0, n1);
 }
 

@@ -51,6 +51,7 @@ void ISA(gemm_range)(const gemm *g, float *scratch, int64_t m0, int64_t m1, int6
 /* packers: B(k, j) = W[j][k] (y += x W^T) and B(k, j) = W[k][j] (dx += dy W); of any weight format */
 gemm_pack ISA(pack_fwd), ISA(pack_bwd);
 float ISA(pack_cost)(const weight *w);
+#define PACK_SLOW 40 /* the cost where fmt->dequant does it: by blocks of up to 256, so not in small pieces */
 void ISA(pack_dense)(float *restrict dst, const float *restrict b, int64_t bs, int64_t kc, int64_t nc);
 void ISA(weight_row)(const weight *w, int64_t row, int64_t k0, int64_t n, float *out); /* out = W[row][k0, k0 + n) */
 

@@ -43,6 +43,10 @@ static void transpose_group(float *d, const float *src, int64_t lds, int64_t row
         for (int64_t i = 0; i < VN; i++) d[k * NR + i] = i < rows ? src[i * lds + k] : 0;
 }
 
+enum {
+    NF4_AHEAD = 128
+}; /* bytes of a row fetched before they are wanted: so many rows outnumber the hardware's streams */
+
 /* VN rows of codes at once: a lane is a row, so the transposition costs nothing but the loads. */
 static void nf4_group(float *d, float *scales, const weight *w, int64_t row, int64_t k0, int64_t kc) {
     const nf4_meta *m = w->meta;
@@ -50,7 +54,10 @@ static void nf4_group(float *d, float *scales, const weight *w, int64_t row, int
     const int64_t pitch = w->cols / 2;
     const uint8_t *src = (const uint8_t *)w->data + row * pitch + k0 / 2;
     for (int64_t i = 0; i < VN; i++)
-        for (int64_t b = 0; b < kc / 64; b++) scales[b * VN + i] = nf4_scale(m, ((row + i) * w->cols + k0) / 64 + b);
+        for (int64_t b = 0; b < kc / 64; b++) {
+            scales[b * VN + i] = nf4_scale(m, ((row + i) * w->cols + k0) / 64 + b);
+            __builtin_prefetch(src + i * pitch + b * 32 + NF4_AHEAD);
+        }
     for (int64_t k = 0; k < kc; k += 32, src += 16) {
         vn s = vn_load(scales + k / 64 * VN);
         vni x[4];
@@ -124,6 +131,6 @@ float ISA(pack_cost)(const weight *w) {
     case FMT_F16:
         return 6;
     default:
-        return nf4_aligned(w) ? 6 : 40;
+        return nf4_aligned(w) ? 6 : PACK_SLOW;
     }
 }
