@@ -66,24 +66,48 @@ static inline left left_cols(const float *at, int64_t ld) { return (left){col_ti
 static inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static inline int clip(int64_t n, int64_t top) { return (int)(n < 0 ? 0 : n > top ? top : n); }
 
-/* c[rows, cols] += A B, where row i takes k in [lo[i], hi[i]) only; lo and hi do not fall with i. cols is a multiple of
- * WIDE */
+/* c[rows, cols] += A B, where row i takes k in [lo[i], hi[i]) only; lo and hi do not fall with i, cols is a multiple of
+ * WIDE. */
+typedef struct {
+    left a;
+    const int *lo, *hi;
+    const float *b;
+    int64_t ldb;
+    float *c;
+    int cols;
+} product;
+
+/* rows [from, to) and k in [begin, end), which all of them take */
+static inline void chain_piece(const product *p, int from, int to, int begin, int end) {
+    const float *a = p->a.at + from * p->a.row + begin * p->a.step, *b = p->b + begin * p->ldb;
+    for (int j = 0; j < p->cols; j += WIDE)
+        p->a.tiles[to - from](end - begin, a, p->a.stride, b + j, p->ldb, p->c + (int64_t)from * p->cols + j, p->cols);
+}
+
+/* rows [from, to) in their own ranges of k, as far as they lie in [begin, end), by pieces that some rows share */
+static inline void chain_ragged(const product *p, int from, int to, int begin, int end) {
+    int k = p->lo[from] > begin ? p->lo[from] : begin, last = p->hi[to - 1] < end ? p->hi[to - 1] : end, upto = from;
+    for (int next; k < last; k = next) {
+        while (p->hi[from] <= k) from++;
+        while (upto < to && p->lo[upto] <= k) upto++;
+        next = p->hi[from] < last ? p->hi[from] : last;
+        if (upto < to && p->lo[upto] < next) next = p->lo[upto];
+        if (from < upto) chain_piece(p, from, upto, k, next);
+    }
+}
+
+/* The rows of a tile go together where all take part, and by fours where the ranges fray: fewer accumulators are loaded
+ * and stored for a step or two. */
 static inline void chain_rows(left a, int rows, const int *lo, const int *hi, const float *b, int64_t ldb, float *c,
                               int cols) {
+    enum { FEW = 4 };
+    const product p = {a, lo, hi, b, ldb, c, cols};
     for (int i = 0; i < rows; i += TILE_ROWS) {
-        int end = i + TILE_ROWS < rows ? i + TILE_ROWS : rows, from = i, to = i;
-        for (int k = lo[i], next; k < hi[end - 1]; k = next) { /* rows [from, to) share [k, next) */
-            while (hi[from] <= k) from++;
-            while (to < end && lo[to] <= k) to++;
-            next = to < end && lo[to] < hi[from] ? lo[to] : hi[from];
-            if (from >= to) {
-                next = lo[to];
-                continue;
-            }
-            const float *at = a.at + from * a.row + k * a.step;
-            for (int j = 0; j < cols; j += WIDE)
-                a.tiles[to - from](next - k, at, a.stride, b + k * ldb + j, ldb, c + (int64_t)from * cols + j, cols);
-        }
+        int end = i + TILE_ROWS < rows ? i + TILE_ROWS : rows, begin = lo[end - 1], until = hi[i];
+        if (begin >= until) begin = until = BLOCK; /* nothing in common: all of it is ragged */
+        for (int g = i; g < end; g += FEW) chain_ragged(&p, g, g + FEW < end ? g + FEW : end, 0, begin);
+        if (begin < until) chain_piece(&p, i, end, begin, until);
+        for (int g = i; g < end; g += FEW) chain_ragged(&p, g, g + FEW < end ? g + FEW : end, until, BLOCK);
     }
 }
 
