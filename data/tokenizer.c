@@ -17,7 +17,7 @@ tokenizer *tokenizer_new(void) {
 
 int tokenizer_finish(tokenizer *t, const char *where) {
     if (vocab_check_filled(&t->v, where)) return -1;
-    if (regex_compile(&t->word_end, where, "\\w\\z", 4) || regex_compile(&t->word_start, where, "\\A\\w", 4)) return -1;
+    if (regex_compile_word(&t->word)) return -1;
     if (added_build(&t->raw, t, false) || added_build(&t->normalised, t, true)) return -1;
     bpe_mark_whole(t);
     return 0;
@@ -46,8 +46,7 @@ void tokenizer_close(tokenizer *t) {
     }
     added_free(&t->raw);
     added_free(&t->normalised);
-    regex_free(&t->word_end);
-    regex_free(&t->word_start);
+    regex_free(&t->word);
     free(t->chat_template);
     free(t);
 }
@@ -102,7 +101,7 @@ static int encode_normalised(encoding *e, const piece *p, bool special) {
     int rc = hits < 0 ? -1 : 0;
     e->p = p;
     for (int64_t i = 0; !rc && i < hits; i++) {
-        rc = pretoken_run(e, 0, at, hit[i].begin);
+        if (at < hit[i].begin) rc = pretoken_run(e, 0, at, hit[i].begin);
         if (!rc && hit[i].begin < hit[i].end) token_emit(e, hit[i].id, hit[i].begin, hit[i].end);
         at = hit[i].end;
     }
@@ -112,7 +111,7 @@ static int encode_normalised(encoding *e, const piece *p, bool special) {
 }
 
 static int encode_piece(encoding *e, const char *text, int64_t begin, int64_t end, bool special) {
-    if (begin == end) return 0;
+    if (begin >= end) return 0;
     piece p = {.s = text + begin, .n = end - begin, .base = begin};
     int rc = normal_apply(e->t->normal, e->t->n_normal, &e->rs, &p);
     if (!rc) rc = encode_normalised(e, &p, special);

@@ -108,9 +108,9 @@ static int inside_word(const tokenizer *t, regex_scratch *rs, const char *s, int
     int64_t a, b, from = x->begin;
     if (!(t->v.row[x->id].flags & TOKEN_SINGLE_WORD)) return 0;
     while (from > 0 && (s[--from] & 0xc0) == 0x80) {} /* the character before */
-    int before = x->begin ? regex_find(&t->word_end, rs, s + from, x->begin - from, 0, &a, &b) : 0;
+    int before = x->begin ? regex_find(&t->word, rs, s + from, x->begin - from, 0, &a, &b) : 0;
     if (before) return before;
-    return x->end < n ? regex_find(&t->word_start, rs, s + x->end, n - x->end, 0, &a, &b) : 0;
+    return x->end < n ? regex_find(&t->word, rs, s + x->end, n - x->end, 0, &a, &b) : 0;
 }
 
 /* Length of the White_Space character at s, 0 for any other. */
@@ -156,9 +156,8 @@ static int64_t keep_leftmost(const tokenizer *t, regex_scratch *rs, hit_list *h,
         if (word) continue;
         if (flags & TOKEN_LSTRIP) x.begin = strip_left(s, done, x.begin);
         if (flags & TOKEN_RSTRIP) x.end = strip_right(s, n, x.end);
-        if (x.begin < done) x.begin = done; /* the token before has stripped into this one */
-        if (x.end < x.begin) x.end = x.begin;
-        done = x.end;
+        if (flags & TOKEN_LSTRIP && x.begin < done) x.begin = done < x.end ? done : x.end;
+        done = x.end; /* may lie before the end of a token that stripped further: what it took then counts twice, as there */
         h->hit[kept++] = x;
     }
     return kept;

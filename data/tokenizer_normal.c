@@ -63,14 +63,47 @@ static int64_t ascii_run(const char *s, int64_t i, int64_t n) {
     return i;
 }
 
-/* End of the grapheme cluster at i (UAX 29); normal forms never compose or reorder across one. */
-static int64_t cluster_end(const piece *p, int64_t i, int *count) {
+/* tokenizers normalises by Unicode 9's tables: marks and decompositions that came later it leaves where they are, and so
+ * must we for the same ids. (Found by trying every code point of utf8proc's Unicode 15.) */
+static bool is_late(int32_t cp) {
+    static const int32_t ranges[][2] = {
+        {0x7fd, 0x7fd}, {0x898, 0x89f}, {0x8ca, 0x8d3}, {0x9fe, 0x9fe}, {0xc3c, 0xc3c}, {0xd3b, 0xd3c}, {0xeba, 0xeba},
+        {0x1715, 0x1715}, {0x1abf, 0x1ace}, {0x1df6, 0x1dfa}, {0x32ff, 0x32ff}, {0xa7f2, 0xa7f4}, {0xa82c, 0xa82c},
+        {0xab69, 0xab69}, {0x10781, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba}, {0x10d24, 0x10d27},
+        {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070},
+        {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a}, {0x11930, 0x11930}, {0x11938, 0x11938},
+        {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47},
+        {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
+        {0x16ff0, 0x16ff1}, {0x1e030, 0x1e06d}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae},
+        {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}, {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9}};
+    int lo = 0, hi = sizeof ranges / sizeof *ranges;
+    while (lo < hi) {
+        int mid = (lo + hi) / 2;
+        if (cp > ranges[mid][1]) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo < (int)(sizeof ranges / sizeof *ranges) && cp >= ranges[lo][0];
+}
+
+/* Hangul whose compatibility form is conjoining jamo, which then compose with what is beside it. */
+static bool becomes_jamo(int32_t cp) {
+    return (cp >= 0x3131 && cp <= 0x318e) || (cp >= 0xffa0 && cp <= 0xffdc) || (cp >= 0x3260 && cp <= 0x327e);
+}
+
+static bool joins(int32_t cp, int32_t next, utf8proc_option_t options) {
+    return options & UTF8PROC_COMPAT && (becomes_jamo(next) || (becomes_jamo(cp) && next >= 0x1160 && next <= 0x11ff));
+}
+
+/* End of the grapheme cluster at i (UAX 29), or of its part before a late character; normal forms never compose or reorder
+ * across one. */
+static int64_t cluster_end(const piece *p, int64_t i, utf8proc_option_t options, int *count) {
     utf8proc_int32_t state = 0;
     int k;
     int32_t cp = utf8_decode(p->s + i, &k);
     for (*count = 1, i += k; i < p->n; i += k, ++*count) {
         int32_t next = utf8_decode(p->s + i, &k);
-        if (utf8proc_grapheme_break_stateful(cp, next, &state)) break;
+        if (is_late(cp) || is_late(next)) break;
+        if (utf8proc_grapheme_break_stateful(cp, next, &state) && !joins(cp, next, options)) break;
         cp = next;
     }
     return i;
@@ -80,7 +113,7 @@ static int64_t cluster_end(const piece *p, int64_t i, int *count) {
 static bool is_stable(const piece *p, int64_t i) {
     int k;
     int32_t cp = utf8_decode(p->s + i, &k);
-    return cp < 0x80 || (utf8proc_get_property(cp)->decomp_seqindex == UINT16_MAX && !(cp >= 0xac00 && cp <= 0xd7a3));
+    return cp < 0x80 || is_late(cp) || (utf8proc_get_property(cp)->decomp_seqindex == UINT16_MAX && !(cp >= 0xac00 && cp <= 0xd7a3));
 }
 
 /* Normal form of [i, to) (heap); NULL after fail(). */
@@ -102,7 +135,7 @@ static int apply_form(builder *w, const piece *p, utf8proc_option_t options) {
         put_same(w, p, i, plain);
         if ((i = plain) == p->n) break;
         int count;
-        int64_t to = cluster_end(p, i, &count), n;
+        int64_t to = cluster_end(p, i, options, &count), n;
         if (count > CLUSTER_MAX)
             return fail(EXIT_INPUT, "tokenizer: %d combining characters in a row, expected at most %d", count, CLUSTER_MAX);
         if (count == 1 && is_stable(p, i)) {

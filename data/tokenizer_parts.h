@@ -91,6 +91,7 @@ typedef struct {
 /* Compiles a pattern written for Oniguruma (as `tokenizers` uses it) with the same meaning, or refuses what has
  * another. */
 int regex_compile(regex *r, const char *where, const char *pattern, size_t n);
+int regex_compile_word(regex *r); /* a word character at the start of a text, as Rust's regex crate has it */
 void regex_free(regex *r);
 typedef struct {
     pcre2_match_data *data;
@@ -178,7 +179,7 @@ struct tokenizer {
     pre_stage pre[PRE_STAGES_MAX];
     int n_pre;
     added_set raw, normalised;
-    regex word_end, word_start; /* for single_word */
+    regex word;         /* a character that single_word tokens may not touch */
     bool longest_first; /* llama.cpp cuts the longest special tokens first; tokenizers goes from left to right */
     bool ignore_merges; /* a word that is a token is that token */
     bool keep_unknown;  /* bytes without a token stay between their neighbours (llama.cpp) or vanish before merging */

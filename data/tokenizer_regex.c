@@ -2,7 +2,8 @@
  * a pattern is rewritten to PCRE2 with the same meaning, and whatever is not known to mean the same is refused:
  *   \s \d \w \b  are White_Space, Nd, Alphabetic|M|Nd|Pc (PCRE2's \s also holds U+180E, its \w lacks marks)
  *   \p{Han}      is the script, not PCRE2's script extensions       \v is U+000B, not any vertical space
- *   {n}? {n,m}+  are lazy and possessive only in PCRE2: refused; so are nested classes, &&, back references, (?i) alone */
+ *   {n}? {n,m}+  are lazy and possessive only in PCRE2: refused; so are nested classes, &&, back references, (?i) alone
+ * Characters newer than PCRE2's Unicode (10.42: 14.0) are unassigned here, letters to a newer Oniguruma. */
 #include "core/arena.h"
 #include "core/error.h"
 #include "data/tokenizer_parts.h"
@@ -13,7 +14,8 @@
 #define PATTERN_MAX 65536
 #define MATCH_LIMIT 10000000u  /* steps of one match, plus some for each byte of the text */
 #define JIT_STACK_MAX ((size_t)64 << 20)
-#define WORD_CLASS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD_IN_CLASS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD_CLASS WORD_IN_CLASS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* Oniguruma adds these six outside classes only */
 
 typedef struct {
     const char *where, *p; /* the pattern, NUL-terminated */
@@ -27,7 +29,7 @@ static void put(rewriter *w, const char *s, size_t n) {
     memcpy(w->out + w->used, s, n); /* out has room: no construct grows by more than OUT_PER_BYTE */
     w->used += n;
 }
-#define OUT_PER_BYTE 64
+#define OUT_PER_BYTE 192
 static void put_text(rewriter *w, const char *s) { put(w, s, strlen(s)); }
 
 static int refuse(const rewriter *w, const char *what) {
@@ -83,7 +85,7 @@ static const escape_row escapes[] = {
     {'e', "\\e", "\\e"}, {'v', "\\x0b", "\\x0b"},
     {'s', "\\p{White_Space}", "\\p{White_Space}"}, {'S', "\\P{White_Space}", "\\P{White_Space}"},
     {'d', "\\p{Nd}", "\\p{Nd}"}, {'D', "\\P{Nd}", "\\P{Nd}"},
-    {'w', "[" WORD_CLASS "]", WORD_CLASS}, {'W', "[^" WORD_CLASS "]", NULL},
+    {'w', "[" WORD_CLASS "]", WORD_IN_CLASS}, {'W', "[^" WORD_CLASS "]", NULL},
     {'b', "(?:(?<=[" WORD_CLASS "])(?![" WORD_CLASS "])|(?<![" WORD_CLASS "])(?=[" WORD_CLASS "]))", NULL},
     {'A', "\\A", NULL}, {'z', "\\z", NULL}};
 
@@ -200,6 +202,11 @@ int regex_compile(regex *r, const char *where, const char *pattern, size_t n) {
     free(w.out);
     free(copy);
     return rc;
+}
+
+int regex_compile_word(regex *r) {
+    static const char word[] = "\\A[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}]";
+    return compile(r, "single_word", word, word, sizeof word - 1);
 }
 
 void regex_free(regex *r) { pcre2_code_free(r->code); }
