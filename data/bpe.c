@@ -1,5 +1,6 @@
-/* Byte-pair encoding of one word (Sennrich et al. 2016): again and again the adjacent pair with the lowest rank, leftmost
- * first, becomes one token. Short words scan their pairs; long ones keep a heap of (rank, position), n log n for any input. */
+/* Byte-pair encoding of one word (Sennrich et al. 2016): again and again the adjacent pair with the lowest rank,
+ * leftmost first, becomes one token. Short words scan their pairs; long ones keep a heap of (rank, position), n log n
+ * for any input. */
 #include "core/arena.h"
 #include "core/error.h"
 #include "data/tokenizer_parts.h"
@@ -37,7 +38,8 @@ static merge_slot *merges_slot(const merge_table *m, uint64_t pair) {
 static int merge_part(const vocab *v, const char *where, uint32_t rank, const char *what, const char *s, size_t n) {
     int id = vocab_find(v, s, n);
     if (id < 0)
-        fail(EXIT_INPUT, "%s: merge %u: %s '%.*s' is not in the vocabulary", where, rank, what, (int)(n > 64 ? 64 : n), s);
+        fail(EXIT_INPUT, "%s: merge %u: %s '%.*s' is not in the vocabulary", where, rank, what, (int)(n > 64 ? 64 : n),
+             s);
     return id;
 }
 

@@ -1,15 +1,16 @@
-/* Pre-tokenisation: a list of stages, each cutting what the one before left, down to words. A stage finds its matches and
- * treats them by one of five behaviours; what lies between matches is kept. Depth first, so no list of words is made. */
+/* Pre-tokenisation: a list of stages, each cutting what the one before left, down to words. A stage finds its matches
+ * and treats them by one of five behaviours; what lies between matches is kept. Depth first, so no list of words is
+ * made. */
 #include "data/tokenizer_parts.h"
 
 #include <string.h>
 
 typedef struct {
     encoding *e;
-    int next;             /* stage that takes what this one cuts */
+    int next; /* stage that takes what this one cuts */
     split_behaviour how;
-    int64_t begin, end;   /* the part held back until it is known whether the next one joins it */
-    bool held, match;     /* is one held; was it a match */
+    int64_t begin, end; /* the part held back until it is known whether the next one joins it */
+    bool held, match;   /* is one held; was it a match */
 } cutter;
 
 static int cut_flush(cutter *c) {
@@ -25,10 +26,17 @@ static int cut(cutter *c, int64_t begin, int64_t end, bool match) {
     case SPLIT_REMOVED:
         if (match) return cut_flush(c);
         break;
-    case SPLIT_ISOLATED: break;
-    case SPLIT_CONTIGUOUS: join = c->held && match == c->match; break;
-    case SPLIT_PREVIOUS: join = c->held && match && !c->match; break;
-    case SPLIT_NEXT: join = c->held && !match && c->match; break;
+    case SPLIT_ISOLATED:
+        break;
+    case SPLIT_CONTIGUOUS:
+        join = c->held && match == c->match;
+        break;
+    case SPLIT_PREVIOUS:
+        join = c->held && match && !c->match;
+        break;
+    case SPLIT_NEXT:
+        join = c->held && !match && c->match;
+        break;
     }
     c->match = match;
     if (join) return c->end = end, 0;
@@ -39,7 +47,8 @@ static int cut(cutter *c, int64_t begin, int64_t end, bool match) {
     return 0;
 }
 
-static int find(const pre_stage *s, regex_scratch *rs, const char *text, int64_t n, int64_t from, int64_t *begin, int64_t *end) {
+static int find(const pre_stage *s, regex_scratch *rs, const char *text, int64_t n, int64_t from, int64_t *begin,
+                int64_t *end) {
     if (s->re.code) return regex_find(&s->re, rs, text, n, from, begin, end);
     const char *at = from < n ? memmem(text + from, (size_t)(n - from), s->literal, s->literal_n) : NULL;
     if (!at) return 0;
@@ -54,8 +63,8 @@ static int64_t char_after(const char *s, int64_t n, int64_t i) {
     return i;
 }
 
-/* All matches of a stage in [begin, end), which it sees as a text of its own: lookaround ends at the edges. An empty match
- * cuts, but not right behind the match before it. */
+/* All matches of a stage in [begin, end), which it sees as a text of its own: lookaround ends at the edges. An empty
+ * match cuts, but not right behind the match before it. */
 static int split_run(encoding *e, int stage, int64_t begin, int64_t end) {
     const pre_stage *s = &e->t->pre[stage];
     const char *text = e->p->s + begin;

@@ -1,4 +1,5 @@
-/* The tokenizer's interface: the way from text to ids and back, over parts that tokenizer_json.c or tokenizer_gguf.c read. */
+/* The tokenizer's interface: the way from text to ids and back, over parts that tokenizer_json.c or tokenizer_gguf.c
+ * read. */
 #include "core/arena.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -91,8 +92,10 @@ void token_emit(encoding *e, int32_t id, int64_t begin, int64_t end) {
     const piece *p = e->p;
     while (begin > 0 && (p->s[begin] & 0xc0) == 0x80) begin--; /* a token inside a character has the whole of it */
     while (end < p->n && (p->s[end] & 0xc0) == 0x80) end++;
-    if (p->begin) list_add(e->out, id, p->begin[begin], p->end[end - 1]);
-    else list_add(e->out, id, p->base + begin, p->base + end);
+    if (p->begin)
+        list_add(e->out, id, p->begin[begin], p->end[end - 1]);
+    else
+        list_add(e->out, id, p->base + begin, p->base + end);
 }
 
 static int encode_normalised(encoding *e, const piece *p, bool special) {
@@ -135,7 +138,8 @@ static int encode_text(encoding *e, const char *text, int64_t n, bool special) {
 
 int tokenizer_encode(const tokenizer *t, const char *text, int64_t n, int flags, token_list *out) {
     if (n > TEXT_MAX)
-        return fail(EXIT_INPUT, "tokenizer: a text of %ld bytes, expected at most %d: cut it into documents", (long)n, TEXT_MAX);
+        return fail(EXIT_INPUT, "tokenizer: a text of %ld bytes, expected at most %d: cut it into documents", (long)n,
+                    TEXT_MAX);
     CHECK(n >= 0, "%ld bytes", (long)n);
     size_t good = utf8_valid((const uint8_t *)text, (size_t)n);
     if (good < (size_t)n)
@@ -166,7 +170,8 @@ char *tokenizer_decode(const tokenizer *t, const int32_t *ids, int64_t n, bool s
     utf8_stream s = {.n = 0};
     for (int64_t i = 0; i < n; i++) {
         const token_row *r = &t->v.row[ids[i]];
-        if (!(skip_special && r->flags & TOKEN_SPECIAL)) w += (size_t)utf8_stream_feed(&s, r->bytes, r->bytes_n, out + w);
+        if (!(skip_special && r->flags & TOKEN_SPECIAL))
+            w += (size_t)utf8_stream_feed(&s, r->bytes, r->bytes_n, out + w);
     }
     w += (size_t)utf8_stream_end(&s, out + w);
     out[w] = 0;

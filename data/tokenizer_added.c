@@ -42,17 +42,23 @@ void added_free(added_set *a) {
     free(a->row);
 }
 
-/* First row in [lo, hi) whose byte at depth d is at least c; rows there share their first d bytes and are longer than d. */
+/* First row in [lo, hi) whose byte at depth d is at least c; rows there share their first d bytes and are longer than
+ * d. */
 static int lower(const added_set *a, int lo, int hi, int d, int c) {
     while (lo < hi) {
         int mid = lo + (hi - lo) / 2;
-        if ((unsigned char)a->row[mid].text[d] < c) lo = mid + 1;
-        else hi = mid;
+        if ((unsigned char)a->row[mid].text[d] < c)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return lo;
 }
 
-typedef struct { added_hit *hit; int64_t n, cap; } hit_list;
+typedef struct {
+    added_hit *hit;
+    int64_t n, cap;
+} hit_list;
 
 static void hit_add(hit_list *h, int64_t begin, int64_t end, int32_t id) {
     if (h->n == h->cap) h->hit = xrealloc(h->hit, (size_t)(h->cap = h->cap ? 2 * h->cap : 16), sizeof *h->hit);
@@ -115,9 +121,10 @@ static int inside_word(const tokenizer *t, regex_scratch *rs, const char *s, int
 
 /* Length of the White_Space character at s, 0 for any other. */
 static int space_at(const char *s, int64_t n) {
-    static const char *const wide[] = {"\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80", "\xe2\x80\x80", "\xe2\x80\x81", "\xe2\x80\x82",
-        "\xe2\x80\x83", "\xe2\x80\x84", "\xe2\x80\x85", "\xe2\x80\x86", "\xe2\x80\x87", "\xe2\x80\x88", "\xe2\x80\x89",
-        "\xe2\x80\x8a", "\xe2\x80\xa8", "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
+    static const char *const wide[] = {"\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\x80", "\xe2\x80\x81",
+                                       "\xe2\x80\x82", "\xe2\x80\x83", "\xe2\x80\x84", "\xe2\x80\x85", "\xe2\x80\x86",
+                                       "\xe2\x80\x87", "\xe2\x80\x88", "\xe2\x80\x89", "\xe2\x80\x8a", "\xe2\x80\xa8",
+                                       "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
     if (n > 0 && (*s == ' ' || (*s >= '\t' && *s <= '\r'))) return 1;
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) {
         size_t k = strlen(wide[i]);
@@ -137,12 +144,13 @@ static int64_t strip_left(const char *s, int64_t from, int64_t at) {
 }
 
 static int64_t strip_right(const char *s, int64_t n, int64_t at) {
-    for (int k; (k = space_at(s + at, n - at)); ) at += k;
+    for (int k; (k = space_at(s + at, n - at));) at += k;
     return at;
 }
 
 /* tokenizers: from left to right, the longest at each place; one that is then refused still hides what it overlaps. */
-static int64_t keep_leftmost(const tokenizer *t, regex_scratch *rs, hit_list *h, const char *s, int64_t n, bool special) {
+static int64_t keep_leftmost(const tokenizer *t, regex_scratch *rs, hit_list *h, const char *s, int64_t n,
+                             bool special) {
     int64_t kept = 0, scanned = 0, done = 0;
     qsort(h->hit, (size_t)h->n, sizeof *h->hit, leftmost_longest);
     for (int64_t i = 0; i < h->n; i++) {
@@ -157,7 +165,8 @@ static int64_t keep_leftmost(const tokenizer *t, regex_scratch *rs, hit_list *h,
         if (flags & TOKEN_LSTRIP) x.begin = strip_left(s, done, x.begin);
         if (flags & TOKEN_RSTRIP) x.end = strip_right(s, n, x.end);
         if (flags & TOKEN_LSTRIP && x.begin < done) x.begin = done < x.end ? done : x.end;
-        done = x.end; /* may lie before the end of a token that stripped further: what it took then counts twice, as there */
+        done = x.end; /* may lie before the end of a token that stripped further: what it took then counts twice, as
+                         there */
         h->hit[kept++] = x;
     }
     return kept;

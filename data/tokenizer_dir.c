@@ -10,9 +10,15 @@
 #include <string.h>
 
 int hf_added_flags(const char *where, const json_t *o, uint32_t *flags) {
-    static const struct { const char *key; uint32_t flag; bool def; } rows[] = {
-        {"special", TOKEN_SPECIAL, false}, {"lstrip", TOKEN_LSTRIP, false}, {"rstrip", TOKEN_RSTRIP, false},
-        {"single_word", TOKEN_SINGLE_WORD, false}, {"normalized", TOKEN_NORMALIZED, true}};
+    static const struct {
+        const char *key;
+        uint32_t flag;
+        bool def;
+    } rows[] = {{"special", TOKEN_SPECIAL, false},
+                {"lstrip", TOKEN_LSTRIP, false},
+                {"rstrip", TOKEN_RSTRIP, false},
+                {"single_word", TOKEN_SINGLE_WORD, false},
+                {"normalized", TOKEN_NORMALIZED, true}};
     *flags = 0;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         bool on;
@@ -26,16 +32,19 @@ static int read_vocab(tokenizer *t, const char *where, const json_t *model) {
     const json_t *words = json_object_get(model, "vocab");
     if (!json_is_object(words)) return fail(EXIT_INPUT, "%s: model.vocab: expected an object of token: id", where);
     size_t n = json_object_size(words);
-    if (n > TOKENS_MAX) return fail(EXIT_INPUT, "%s: model.vocab has %zu tokens, expected at most %d", where, n, TOKENS_MAX);
+    if (n > TOKENS_MAX)
+        return fail(EXIT_INPUT, "%s: model.vocab has %zu tokens, expected at most %d", where, n, TOKENS_MAX);
     vocab_init(&t->v, (int)n);
     const char *text;
     json_t *id;
     json_object_foreach((json_t *)(uintptr_t)words, text, id) {
         if (!json_is_integer(id))
-            return fail(EXIT_INPUT, "%s: model.vocab: the id of '%.64s' is %s, expected an integer", where, text, json_kind(id));
+            return fail(EXIT_INPUT, "%s: model.vocab: the id of '%.64s' is %s, expected an integer", where, text,
+                        json_kind(id));
         int64_t k = json_integer_value(id);
         if (k >= (int64_t)n)
-            return fail(EXIT_INPUT, "%s: model.vocab: '%.64s' has id %ld, but there are only %zu tokens: ids must be 0 to %zu",
+            return fail(EXIT_INPUT,
+                        "%s: model.vocab: '%.64s' has id %ld, but there are only %zu tokens: ids must be 0 to %zu",
                         where, text, (long)k, n, n - 1);
         if (vocab_set(&t->v, where, k, text, strlen(text), 0)) return -1;
     }
@@ -61,7 +70,8 @@ static int read_merge(tokenizer *t, const char *where, const json_t *m, uint32_t
         right = json_string_value(json_array_get(m, 1));
         right_n = strlen(right);
     } else {
-        return fail(EXIT_INPUT, "%s: merge %u is %s, expected a string or a pair of strings", where, rank, json_kind(m));
+        return fail(EXIT_INPUT, "%s: merge %u is %s, expected a string or a pair of strings", where, rank,
+                    json_kind(m));
     }
     return merges_add(&t->merges, &t->v, where, rank, left, left_n, right, right_n, true);
 }
@@ -70,7 +80,8 @@ static int read_merges(tokenizer *t, const char *where, const json_t *model) {
     const json_t *merges = json_object_get(model, "merges");
     if (!json_is_array(merges)) return fail(EXIT_INPUT, "%s: model.merges: expected a list of pairs", where);
     size_t n = json_array_size(merges);
-    if (n > MERGES_MAX) return fail(EXIT_INPUT, "%s: model.merges has %zu pairs, expected at most %d", where, n, MERGES_MAX);
+    if (n > MERGES_MAX)
+        return fail(EXIT_INPUT, "%s: model.merges has %zu pairs, expected at most %d", where, n, MERGES_MAX);
     merges_init(&t->merges, (int64_t)n);
     for (size_t i = 0; i < n; i++)
         if (read_merge(t, where, json_array_get(merges, i), (uint32_t)i)) return -1;
@@ -105,11 +116,13 @@ static int read_model(tokenizer *t, const char *where, const json_t *root) {
     const json_t *unk = json_object_get(model, "unk_token");
     if (!json_is_string(unk)) return 0;
     t->unk = vocab_find(&t->v, json_string_value(unk), json_string_length(unk));
-    return t->unk < 0 ? fail(EXIT_INPUT, "%s: model.unk_token '%.64s' is not in the vocabulary", where, json_string_value(unk)) : 0;
+    return t->unk < 0
+               ? fail(EXIT_INPUT, "%s: model.unk_token '%.64s' is not in the vocabulary", where, json_string_value(unk))
+               : 0;
 }
 
-/* tokenizers gives an added token the id its text has, or else the next free one, whatever the file says; a file that says
- * otherwise would mean two things. */
+/* tokenizers gives an added token the id its text has, or else the next free one, whatever the file says; a file that
+ * says otherwise would mean two things. */
 static int set_added(tokenizer *t, const char *where, const char *text, size_t n, int64_t id, uint32_t flags) {
     int have = vocab_find(&t->v, text, n);
     if (id != (have >= 0 ? have : t->v.n))
@@ -127,7 +140,8 @@ static int read_added(tokenizer *t, const char *where, const json_t *root) {
         const json_t *o = json_array_get(list, i), *text = json_object_get(o, "content");
         int64_t id;
         uint32_t flags;
-        if (!json_is_string(text)) return fail(EXIT_INPUT, "%s: added_tokens[%zu]: expected a string 'content'", where, i);
+        if (!json_is_string(text))
+            return fail(EXIT_INPUT, "%s: added_tokens[%zu]: expected a string 'content'", where, i);
         if (json_get_int(where, o, "id", 0, INT32_MAX, &id) || hf_added_flags(where, o, &flags)) return -1;
         if (set_added(t, where, json_string_value(text), json_string_length(text), id, flags)) return -1;
     }
@@ -169,7 +183,8 @@ static int read_named(const tokenizer *t, const char *where, const json_t *o, co
     const json_t *s = json_object_get(o, key);
     if (json_is_object(s)) s = json_object_get(s, "content");
     if (*slot >= 0 || !s || json_is_null(s)) return 0;
-    if (!json_is_string(s)) return fail(EXIT_INPUT, "%s: key '%s': found %s, expected a token", where, key, json_kind(s));
+    if (!json_is_string(s))
+        return fail(EXIT_INPUT, "%s: key '%s': found %s, expected a token", where, key, json_kind(s));
     *slot = vocab_find(&t->v, json_string_value(s), json_string_length(s));
     if (*slot < 0) return fail(EXIT_INPUT, "%s: %s '%.64s' is not in tokenizer.json", where, key, json_string_value(s));
     return 0;
@@ -190,18 +205,21 @@ static int read_template(tokenizer *t, const char *where, const json_t *config) 
         if (!strcmp(name, "default") && !t->chat_template) t->chat_template = xstrdup(text);
     }
     if (json_is_array(c) || !c || json_is_null(c)) return 0;
-    if (!json_is_string(c)) return fail(EXIT_INPUT, "%s: chat_template: found %s, expected a string", where, json_kind(c));
+    if (!json_is_string(c))
+        return fail(EXIT_INPUT, "%s: chat_template: found %s, expected a string", where, json_kind(c));
     if (!t->chat_template) t->chat_template = xstrdup(json_string_value(c));
     return 0;
 }
 
-/* Integers of more than 18 digits become reals of the same length ("...56" -> "...e2"): transformers writes int(1e30) as
- * model_max_length where there is no limit, which no 64-bit integer holds. */
+/* Integers of more than 18 digits become reals of the same length ("...56" -> "...e2"): transformers writes int(1e30)
+ * as model_max_length where there is no limit, which no 64-bit integer holds. */
 static void shorten_integers(char *s, size_t n) {
     bool in_string = false;
     for (size_t i = 0; i < n; i++) {
-        if (in_string && s[i] == '\\') i++;
-        else if (s[i] == '"') in_string = !in_string;
+        if (in_string && s[i] == '\\')
+            i++;
+        else if (s[i] == '"')
+            in_string = !in_string;
         if (in_string || i >= n || s[i] < '0' || s[i] > '9') continue;
         size_t from = i;
         while (i + 1 < n && strchr("0123456789.eE+-", s[i + 1]) && s[i + 1]) i++;
@@ -250,7 +268,8 @@ static int read_config(tokenizer *t, const char *where, const json_t *o) {
 
 static int mark_eog(tokenizer *t, const char *where, const json_t *id) {
     int slot;
-    if (!json_is_integer(id)) return fail(EXIT_INPUT, "%s: eos_token_id: found %s, expected an id", where, json_kind(id));
+    if (!json_is_integer(id))
+        return fail(EXIT_INPUT, "%s: eos_token_id: found %s, expected an id", where, json_kind(id));
     if (tokenizer_set_special(&slot, t, where, "eos_token_id", json_integer_value(id))) return -1;
     t->v.row[slot].flags |= TOKEN_EOG;
     return 0;
@@ -302,8 +321,10 @@ static int read_dir(tokenizer *t, const char *dir, const char *path) {
 tokenizer *tokenizer_open_dir(const char *dir) {
     tokenizer *t = tokenizer_new();
     char *path = path_join(dir, "tokenizer.json");
-    int rc = path_exists(path) ? read_dir(t, dir, path)
-                               : fail(EXIT_INPUT, "%s: no tokenizer.json in this directory (tokenizer.model alone is not supported)", dir);
+    int rc =
+        path_exists(path)
+            ? read_dir(t, dir, path)
+            : fail(EXIT_INPUT, "%s: no tokenizer.json in this directory (tokenizer.model alone is not supported)", dir);
     free(path);
     if (!rc) return t;
     tokenizer_close(t);

@@ -1,5 +1,5 @@
-/* Tokenizers of Hugging Face directories: tokenizer.json as the `tokenizers` package reads it. Every component is a row of a
- * table below; one that is not there is an error, since each changes ids. */
+/* Tokenizers of Hugging Face directories: tokenizer.json as the `tokenizers` package reads it. Every component is a row
+ * of a table below; one that is not there is an error, since each changes ids. */
 #include "core/arena.h"
 #include "core/error.h"
 #include "core/json.h"
@@ -12,7 +12,10 @@
 #define NESTING_MAX 8 /* Sequence inside Sequence */
 
 typedef int component_fn(hf_reader *r, const json_t *o, int depth);
-typedef struct { const char *type; component_fn *read; } component;
+typedef struct {
+    const char *type;
+    component_fn *read;
+} component;
 
 /* Reads o by the row of its "type"; null is nothing. what: "normalizer", "pre_tokenizer" ... */
 static int dispatch(hf_reader *r, const char *what, const component *rows, const json_t *o, int depth) {
@@ -43,8 +46,11 @@ static normal_step *normal_add(hf_reader *r, normal_kind kind) {
 }
 
 static int read_form(hf_reader *r, const json_t *o, int depth) {
-    static const char *const names[] = {[NORMAL_NFC] = "NFC", [NORMAL_NFD] = "NFD", [NORMAL_NFKC] = "NFKC",
-                                        [NORMAL_NFKD] = "NFKD", [NORMAL_LOWERCASE] = "Lowercase"};
+    static const char *const names[] = {[NORMAL_NFC] = "NFC",
+                                        [NORMAL_NFD] = "NFD",
+                                        [NORMAL_NFKC] = "NFKC",
+                                        [NORMAL_NFKD] = "NFKD",
+                                        [NORMAL_LOWERCASE] = "Lowercase"};
     (void)depth;
     const char *type = json_string_value(json_object_get(o, "type"));
     for (size_t k = 0; k < sizeof names / sizeof *names; k++)
@@ -81,7 +87,8 @@ static int read_pattern(hf_reader *r, const char *what, const json_t *o, regex *
 static int read_replace(hf_reader *r, const json_t *o, int depth) {
     (void)depth;
     const json_t *content = json_object_get(o, "content");
-    if (!json_is_string(content)) return fail(EXIT_INPUT, "%s: normalizer Replace: expected a string 'content'", r->where);
+    if (!json_is_string(content))
+        return fail(EXIT_INPUT, "%s: normalizer Replace: expected a string 'content'", r->where);
     normal_step *step = normal_add(r, NORMAL_REPLACE);
     step->to = take_string(content, &step->to_n);
     if (read_pattern(r, "normalizer Replace", o, &step->re, &step->from, &step->from_n)) return -1;
@@ -90,9 +97,15 @@ static int read_replace(hf_reader *r, const json_t *o, int depth) {
 }
 
 static component_fn read_normal_sequence;
-static const component normal_rows[] = {
-    {"NFC", read_form}, {"NFD", read_form}, {"NFKC", read_form}, {"NFKD", read_form}, {"Lowercase", read_form},
-    {"Prepend", read_prepend}, {"Replace", read_replace}, {"Sequence", read_normal_sequence}, {NULL, NULL}};
+static const component normal_rows[] = {{"NFC", read_form},
+                                        {"NFD", read_form},
+                                        {"NFKC", read_form},
+                                        {"NFKD", read_form},
+                                        {"Lowercase", read_form},
+                                        {"Prepend", read_prepend},
+                                        {"Replace", read_replace},
+                                        {"Sequence", read_normal_sequence},
+                                        {NULL, NULL}};
 static int read_normal_sequence(hf_reader *r, const json_t *o, int depth) {
     return each(r, "normalizer", normal_rows, o, "normalizers", depth);
 }
@@ -119,8 +132,11 @@ static int pre_regex(hf_reader *r, const char *pattern, split_behaviour behaviou
 }
 
 static int read_behaviour(hf_reader *r, const json_t *o, split_behaviour *out) {
-    static const char *const names[] = {[SPLIT_REMOVED] = "Removed", [SPLIT_ISOLATED] = "Isolated",
-        [SPLIT_PREVIOUS] = "MergedWithPrevious", [SPLIT_NEXT] = "MergedWithNext", [SPLIT_CONTIGUOUS] = "Contiguous"};
+    static const char *const names[] = {[SPLIT_REMOVED] = "Removed",
+                                        [SPLIT_ISOLATED] = "Isolated",
+                                        [SPLIT_PREVIOUS] = "MergedWithPrevious",
+                                        [SPLIT_NEXT] = "MergedWithNext",
+                                        [SPLIT_CONTIGUOUS] = "Contiguous"};
     const char *name = json_string_value(json_object_get(o, "behavior"));
     for (size_t k = 0; name && k < sizeof names / sizeof *names; k++)
         if (!strcmp(names[k], name)) return *out = (split_behaviour)k, 0;
@@ -142,14 +158,14 @@ static int read_digits(hf_reader *r, const json_t *o, int depth) {
     return pre_regex(r, "\\p{N}", individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS);
 }
 
-/* ASCII punctuation and \p{P} as of Unicode 7, which tokenizers has here: what is punctuation only since then is left out,
- * what no longer is one is in. */
-#define PUNCTUATION                                                                                                    \
-    "(?![\\x{61d}\\x{9fd}\\x{a76}\\x{c77}\\x{c84}\\x{1b4e}\\x{1b4f}\\x{1b7d}-\\x{1b7f}\\x{2e43}-\\x{2e4f}\\x{2e52}-\\x{2e5d}"        \
-    "\\x{10d6e}\\x{10ead}\\x{10f55}-\\x{10f59}\\x{10f86}-\\x{10f89}\\x{113d4}\\x{113d5}\\x{113d7}\\x{113d8}\\x{1144b}-\\x{1144f}"   \
-    "\\x{1145a}\\x{1145b}\\x{1145d}\\x{11660}-\\x{1166c}\\x{116b9}\\x{1183b}\\x{11944}-\\x{11946}\\x{119e2}\\x{11a3f}-\\x{11a46}"   \
-    "\\x{11a9a}-\\x{11a9c}\\x{11a9e}-\\x{11aa2}\\x{11b00}-\\x{11b09}\\x{11be1}\\x{11c41}-\\x{11c45}\\x{11c70}\\x{11c71}\\x{11ef7}"    \
-    "\\x{11ef8}\\x{11f43}-\\x{11f4f}\\x{11fff}\\x{12ff1}\\x{12ff2}\\x{16d6d}-\\x{16d6f}\\x{16e97}-\\x{16e9a}\\x{16fe2}\\x{1e5ff}"     \
+/* ASCII punctuation and \p{P} as of Unicode 7, which tokenizers has here: what is punctuation only since then is left
+ * out, what no longer is one is in. */
+#define PUNCTUATION                                                                                                                \
+    "(?![\\x{61d}\\x{9fd}\\x{a76}\\x{c77}\\x{c84}\\x{1b4e}\\x{1b4f}\\x{1b7d}-\\x{1b7f}\\x{2e43}-\\x{2e4f}\\x{2e52}-\\x{2e5d}"      \
+    "\\x{10d6e}\\x{10ead}\\x{10f55}-\\x{10f59}\\x{10f86}-\\x{10f89}\\x{113d4}\\x{113d5}\\x{113d7}\\x{113d8}\\x{1144b}-\\x{1144f}"  \
+    "\\x{1145a}\\x{1145b}\\x{1145d}\\x{11660}-\\x{1166c}\\x{116b9}\\x{1183b}\\x{11944}-\\x{11946}\\x{119e2}\\x{11a3f}-\\x{11a46}"  \
+    "\\x{11a9a}-\\x{11a9c}\\x{11a9e}-\\x{11aa2}\\x{11b00}-\\x{11b09}\\x{11be1}\\x{11c41}-\\x{11c45}\\x{11c70}\\x{11c71}\\x{11ef7}" \
+    "\\x{11ef8}\\x{11f43}-\\x{11f4f}\\x{11fff}\\x{12ff1}\\x{12ff2}\\x{16d6d}-\\x{16d6f}\\x{16e97}-\\x{16e9a}\\x{16fe2}\\x{1e5ff}"  \
     "\\x{1e95e}\\x{1e95f}])[\\p{P}!-/:-@\\[-`{-~\\x{166d}\\x{111c9}]"
 
 static int read_punctuation(hf_reader *r, const json_t *o, int depth) {
@@ -176,8 +192,9 @@ static int read_byte_level(hf_reader *r, const json_t *o, int depth) {
 }
 
 static component_fn read_pre_sequence;
-static const component pre_rows[] = {{"ByteLevel", read_byte_level}, {"Split", read_split}, {"Digits", read_digits},
-                                     {"Punctuation", read_punctuation}, {"Sequence", read_pre_sequence}, {NULL, NULL}};
+static const component pre_rows[] = {{"ByteLevel", read_byte_level},  {"Split", read_split},
+                                     {"Digits", read_digits},         {"Punctuation", read_punctuation},
+                                     {"Sequence", read_pre_sequence}, {NULL, NULL}};
 static int read_pre_sequence(hf_reader *r, const json_t *o, int depth) {
     return each(r, "pre_tokenizer", pre_rows, o, "pretokenizers", depth);
 }
@@ -192,12 +209,14 @@ static int read_offsets_only(hf_reader *r, const json_t *o, int depth) { /* trim
 /* ids of {"SpecialToken": {"id": name}} in the template's own table */
 static int template_ids(hf_reader *r, const json_t *o, const char *name, int32_t *to, int *n) {
     const json_t *ids = json_object_get(json_object_get(json_object_get(o, "special_tokens"), name), "ids");
-    if (!json_is_array(ids)) return fail(EXIT_INPUT, "%s: post_processor: no ids for special token '%.64s'", r->where, name);
+    if (!json_is_array(ids))
+        return fail(EXIT_INPUT, "%s: post_processor: no ids for special token '%.64s'", r->where, name);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
         if (*n == 8) return fail(EXIT_INPUT, "%s: post_processor: more than 8 tokens on one side", r->where);
         int slot;
-        if (!json_is_integer(id)) return fail(EXIT_INPUT, "%s: post_processor: an id of '%.64s' is no integer", r->where, name);
+        if (!json_is_integer(id))
+            return fail(EXIT_INPUT, "%s: post_processor: an id of '%.64s' is no integer", r->where, name);
         if (tokenizer_set_special(&slot, r->t, r->where, "an id of post_processor", json_integer_value(id))) return -1;
         to[(*n)++] = slot;
     }
@@ -214,11 +233,13 @@ static int read_template(hf_reader *r, const json_t *o, int depth) {
         const char *name = json_string_value(json_object_get(json_object_get(item, "SpecialToken"), "id"));
         const char *text = json_string_value(json_object_get(json_object_get(item, "Sequence"), "id"));
         if (name ? template_ids(r, o, name, side[texts], &n[texts]) : !text || strcmp(text, "A") || texts++)
-            return fail(EXIT_INPUT, "%s: post_processor: TemplateProcessing: item %zu of 'single' is not known", r->where, i);
+            return fail(EXIT_INPUT, "%s: post_processor: TemplateProcessing: item %zu of 'single' is not known",
+                        r->where, i);
     }
     tokenizer *t = r->t;
     if (texts != 1 || t->n_prefix + n[0] > 8 || t->n_suffix + n[1] > 8)
-        return fail(EXIT_INPUT, "%s: post_processor: TemplateProcessing: 'single' holds the text %d times", r->where, texts);
+        return fail(EXIT_INPUT, "%s: post_processor: TemplateProcessing: 'single' holds the text %d times", r->where,
+                    texts);
     memmove(t->prefix + n[0], t->prefix, (size_t)t->n_prefix * sizeof *t->prefix); /* a later one goes around */
     memcpy(t->prefix, side[0], (size_t)n[0] * sizeof *t->prefix);
     memcpy(t->suffix + t->n_suffix, side[1], (size_t)n[1] * sizeof *t->suffix);
@@ -228,8 +249,10 @@ static int read_template(hf_reader *r, const json_t *o, int depth) {
 }
 
 static component_fn read_post_sequence;
-static const component post_rows[] = {{"ByteLevel", read_offsets_only}, {"TemplateProcessing", read_template},
-                                      {"Sequence", read_post_sequence}, {NULL, NULL}};
+static const component post_rows[] = {{"ByteLevel", read_offsets_only},
+                                      {"TemplateProcessing", read_template},
+                                      {"Sequence", read_post_sequence},
+                                      {NULL, NULL}};
 static int read_post_sequence(hf_reader *r, const json_t *o, int depth) {
     return each(r, "post_processor", post_rows, o, "processors", depth);
 }

@@ -1,5 +1,5 @@
-/* Regular expressions of tokenizer files. They are written for Oniguruma (its own syntax, UTF-8), which `tokenizers` uses;
- * a pattern is rewritten to PCRE2 with the same meaning, and whatever is not known to mean the same is refused:
+/* Regular expressions of tokenizer files. They are written for Oniguruma (its own syntax, UTF-8), which `tokenizers`
+ * uses; a pattern is rewritten to PCRE2 with the same meaning, and whatever is not known to mean the same is refused:
  *   \s \d \w \b  are White_Space, Nd, Alphabetic|M|Nd|Pc (PCRE2's \s also holds U+180E, its \w lacks marks)
  *   \p{Han}      is the script, not PCRE2's script extensions       \v is U+000B, not any vertical space
  *   {n}? {n,m}+  are lazy and possessive only in PCRE2: refused; so are nested classes, &&, back references, (?i) alone
@@ -12,10 +12,11 @@
 #include <string.h>
 
 #define PATTERN_MAX 65536
-#define MATCH_LIMIT 10000000u  /* steps of one match, plus some for each byte of the text */
+#define MATCH_LIMIT 10000000u /* steps of one match, plus some for each byte of the text */
 #define JIT_STACK_MAX ((size_t)64 << 20)
 #define WORD_IN_CLASS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-#define WORD_CLASS WORD_IN_CLASS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* Oniguruma adds these six outside classes only */
+#define WORD_CLASS                                                                                                     \
+    WORD_IN_CLASS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* Oniguruma adds these six outside classes only */
 
 typedef struct {
     const char *where, *p; /* the pattern, NUL-terminated */
@@ -33,13 +34,14 @@ static void put(rewriter *w, const char *s, size_t n) {
 static void put_text(rewriter *w, const char *s) { put(w, s, strlen(s)); }
 
 static int refuse(const rewriter *w, const char *what) {
-    return fail(EXIT_INPUT, "%s: regular expression '%.200s': %s at byte %zu is not supported", w->where, w->p, what, w->i);
+    return fail(EXIT_INPUT, "%s: regular expression '%.200s': %s at byte %zu is not supported", w->where, w->p, what,
+                w->i);
 }
 
 static bool is_category(const char *s, size_t n) {
-    static const char *const names[] = {"C", "Cc", "Cf", "Cn", "Co", "Cs", "L", "Ll", "Lm", "Lo", "Lt", "Lu", "M",
-                                        "Mc", "Me", "Mn", "N", "Nd", "Nl", "No", "P", "Pc", "Pd", "Pe", "Pf", "Pi",
-                                        "Po", "Ps", "S", "Sc", "Sk", "Sm", "So", "Z", "Zl", "Zp", "Zs"};
+    static const char *const names[] = {"C",  "Cc", "Cf", "Cn", "Co", "Cs", "L",  "Ll", "Lm", "Lo", "Lt", "Lu", "M",
+                                        "Mc", "Me", "Mn", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Pe", "Pf", "Pi",
+                                        "Po", "Ps", "S",  "Sc", "Sk", "Sm", "So", "Z",  "Zl", "Zp", "Zs"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strlen(names[i]) == n && !memcmp(names[i], s, n)) return true;
     return false;
@@ -79,15 +81,27 @@ static int code_point(rewriter *w) {
     return 0;
 }
 
-typedef struct { char name; const char *outside, *inside; } escape_row; /* NULL = refused there */
+typedef struct {
+    char name;
+    const char *outside, *inside;
+} escape_row; /* NULL = refused there */
 static const escape_row escapes[] = {
-    {'r', "\\r", "\\r"}, {'n', "\\n", "\\n"}, {'t', "\\t", "\\t"}, {'f', "\\f", "\\f"}, {'a', "\\a", "\\a"},
-    {'e', "\\e", "\\e"}, {'v', "\\x0b", "\\x0b"},
-    {'s', "\\p{White_Space}", "\\p{White_Space}"}, {'S', "\\P{White_Space}", "\\P{White_Space}"},
-    {'d', "\\p{Nd}", "\\p{Nd}"}, {'D', "\\P{Nd}", "\\P{Nd}"},
-    {'w', "[" WORD_CLASS "]", WORD_IN_CLASS}, {'W', "[^" WORD_CLASS "]", NULL},
+    {'r', "\\r", "\\r"},
+    {'n', "\\n", "\\n"},
+    {'t', "\\t", "\\t"},
+    {'f', "\\f", "\\f"},
+    {'a', "\\a", "\\a"},
+    {'e', "\\e", "\\e"},
+    {'v', "\\x0b", "\\x0b"},
+    {'s', "\\p{White_Space}", "\\p{White_Space}"},
+    {'S', "\\P{White_Space}", "\\P{White_Space}"},
+    {'d', "\\p{Nd}", "\\p{Nd}"},
+    {'D', "\\P{Nd}", "\\P{Nd}"},
+    {'w', "[" WORD_CLASS "]", WORD_IN_CLASS},
+    {'W', "[^" WORD_CLASS "]", NULL},
     {'b', "(?:(?<=[" WORD_CLASS "])(?![" WORD_CLASS "])|(?<![" WORD_CLASS "])(?=[" WORD_CLASS "]))", NULL},
-    {'A', "\\A", NULL}, {'z', "\\z", NULL}};
+    {'A', "\\A", NULL},
+    {'z', "\\z", NULL}};
 
 static int escape(rewriter *w) {
     char c = w->p[++w->i];
@@ -178,8 +192,8 @@ static int compile(regex *r, const char *where, const char *source, const char *
     pcre2_compile_context *cc = pcre2_compile_context_create(NULL);
     CHECK(cc, "out of memory");
     pcre2_set_newline(cc, PCRE2_NEWLINE_LF);
-    r->code = pcre2_compile((PCRE2_SPTR)text, n, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &code,
-                            &at, cc);
+    r->code = pcre2_compile((PCRE2_SPTR)text, n, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                            &code, &at, cc);
     pcre2_compile_context_free(cc);
     if (r->code) {
         pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE); /* refused where there is no JIT: then it is interpreted */
@@ -193,7 +207,8 @@ static int compile(regex *r, const char *where, const char *source, const char *
 int regex_compile(regex *r, const char *where, const char *pattern, size_t n) {
     r->code = NULL;
     if (n == 0 || n > PATTERN_MAX || memchr(pattern, 0, n))
-        return fail(EXIT_INPUT, "%s: a regular expression of %zu bytes, expected 1 to %d without NUL", where, n, PATTERN_MAX);
+        return fail(EXIT_INPUT, "%s: a regular expression of %zu bytes, expected 1 to %d without NUL", where, n,
+                    PATTERN_MAX);
     char *copy = xcalloc(n + 1, 1);
     memcpy(copy, pattern, n);
     rewriter w = {.where = where, .p = copy, .n = n, .out = xcalloc(n + 4, OUT_PER_BYTE)};
@@ -224,8 +239,10 @@ void regex_scratch_free(regex_scratch *s) {
     if (s->stack) pcre2_jit_stack_free(s->stack);
 }
 
-int regex_find(const regex *r, regex_scratch *s, const char *text, int64_t n, int64_t from, int64_t *begin, int64_t *end) {
-    int rc = pcre2_match(r->code, (PCRE2_SPTR)text, (PCRE2_SIZE)n, (PCRE2_SIZE)from, PCRE2_NO_UTF_CHECK, s->data, s->context);
+int regex_find(const regex *r, regex_scratch *s, const char *text, int64_t n, int64_t from, int64_t *begin,
+               int64_t *end) {
+    int rc = pcre2_match(r->code, (PCRE2_SPTR)text, (PCRE2_SIZE)n, (PCRE2_SIZE)from, PCRE2_NO_UTF_CHECK, s->data,
+                         s->context);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !s->stack) { /* the 32 KiB of the machine stack did not do */
         s->stack = pcre2_jit_stack_create((size_t)64 << 10, JIT_STACK_MAX, NULL);
         CHECK(s->stack, "out of memory");
@@ -236,7 +253,8 @@ int regex_find(const regex *r, regex_scratch *s, const char *text, int64_t n, in
     if (rc < 0) {
         char message[256];
         pcre2_get_error_message(rc, (PCRE2_UCHAR *)message, sizeof message);
-        return fail(EXIT_INPUT, "tokenizer: splitting text at byte %ld of %ld: %s; the pre-tokenizer's pattern is not usable",
+        return fail(EXIT_INPUT,
+                    "tokenizer: splitting text at byte %ld of %ld: %s; the pre-tokenizer's pattern is not usable",
                     (long)from, (long)n, message);
     }
     const PCRE2_SIZE *span = pcre2_get_ovector_pointer(s->data);

@@ -1,6 +1,6 @@
-/* The vocabulary: id -> text and bytes, text -> id, bytes -> id. GPT-2 writes a token's bytes with 256 visible characters:
- * printable Latin-1 stands for itself, the other 68 bytes are U+0100 and following in byte order (Radford et al. 2019,
- * encoder.py, bytes_to_unicode). */
+/* The vocabulary: id -> text and bytes, text -> id, bytes -> id. GPT-2 writes a token's bytes with 256 visible
+ * characters: printable Latin-1 stands for itself, the other 68 bytes are U+0100 and following in byte order (Radford
+ * et al. 2019, encoder.py, bytes_to_unicode). */
 #include "core/arena.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -132,12 +132,13 @@ static int check_text(const char *where, int64_t id, const char *text, size_t n)
 
 int vocab_set(vocab *v, const char *where, int64_t id, const char *text, size_t n, uint32_t flags) {
     if (id < 0 || id >= TOKENS_MAX)
-        return fail(EXIT_INPUT, "%s: token '%.*s' has id %ld, expected 0 to %d", where, (int)(n > 64 ? 64 : n), text, (long)id,
-                    TOKENS_MAX - 1);
+        return fail(EXIT_INPUT, "%s: token '%.*s' has id %ld, expected 0 to %d", where, (int)(n > 64 ? 64 : n), text,
+                    (long)id, TOKENS_MAX - 1);
     if (check_text(where, id, text, n)) return -1;
     int other = vocab_find(v, text, n);
     if (other >= 0)
-        return fail(EXIT_INPUT, "%s: token '%.*s' has two ids: %d and %ld", where, (int)(n > 64 ? 64 : n), text, other, (long)id);
+        return fail(EXIT_INPUT, "%s: token '%.*s' has two ids: %d and %ld", where, (int)(n > 64 ? 64 : n), text, other,
+                    (long)id);
     if (id >= v->cap) {
         int cap = v->cap ? v->cap : 1024;
         while (cap <= id) cap *= 2;

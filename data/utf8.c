@@ -1,11 +1,13 @@
-/* UTF-8 (RFC 3629, Unicode table 3-7): code points, and a decoder for bytes that arrive in pieces. Ill-formed input becomes
- * one U+FFFD per maximal subpart (Unicode 3.9, "best practice"), so the result does not depend on where pieces were cut. */
+/* UTF-8 (RFC 3629, Unicode table 3-7): code points, and a decoder for bytes that arrive in pieces. Ill-formed input
+ * becomes one U+FFFD per maximal subpart (Unicode 3.9, "best practice"), so the result does not depend on where pieces
+ * were cut. */
 #include "data/utf8.h"
 #include "data/tokenizer.h"
 
 #include <string.h>
 
-/* Valid second bytes depend on the first: E0 and F0 exclude overlong forms, ED surrogates, F4 what lies above U+10FFFF. */
+/* Valid second bytes depend on the first: E0 and F0 exclude overlong forms, ED surrogates, F4 what lies above U+10FFFF.
+ */
 static void second_range(unsigned char first, unsigned char *lo, unsigned char *hi) {
     *lo = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
     *hi = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
@@ -44,7 +46,8 @@ int utf8_encode(int32_t cp, char out[4]) {
     return n;
 }
 
-/* Moves the decodable part of s[0, n) to out, with replacements; *used is what was consumed (an incomplete end is not). */
+/* Moves the decodable part of s[0, n) to out, with replacements; *used is what was consumed (an incomplete end is not).
+ */
 static int decode_whole(const char *s, int n, char *out, int *used) {
     int i = 0, w = 0;
     while (i < n) {

@@ -1,6 +1,6 @@
-/* Prints the ids of each line of a file, one JSON list a line, so that a script can compare them with another tokenizer's.
- *   tool_tokenize MODEL FILE [--json] [--no-special] [--add] [--spans]
- * MODEL is a Hugging Face directory or a GGUF file. --json: each line is a JSON string, so that text may hold newlines. */
+/* Prints the ids of each line of a file, one JSON list a line, so that a script can compare them with another
+ * tokenizer's. tool_tokenize MODEL FILE [--json] [--no-special] [--add] [--spans] MODEL is a Hugging Face directory or
+ * a GGUF file. --json: each line is a JSON string, so that text may hold newlines. */
 #include "core/arena.h"
 #include "core/error.h"
 #include "core/json.h"
@@ -10,7 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { bool json, spans; int flags; } options;
+typedef struct {
+    bool json, spans;
+    int flags;
+} options;
 
 static void print_list(const int64_t *v, const int32_t *w, int64_t n) {
     putchar('[');
@@ -66,11 +69,16 @@ static int tokenize_file(const tokenizer *t, const options *o, const char *path)
 int main(int argc, char **argv) {
     options o = {.flags = TOKENIZE_SPECIAL};
     for (int i = 3; i < argc; i++) {
-        if (!strcmp(argv[i], "--json")) o.json = true;
-        else if (!strcmp(argv[i], "--spans")) o.spans = true;
-        else if (!strcmp(argv[i], "--add")) o.flags |= TOKENIZE_ADD;
-        else if (!strcmp(argv[i], "--no-special")) o.flags &= ~TOKENIZE_SPECIAL;
-        else argc = 0;
+        if (!strcmp(argv[i], "--json"))
+            o.json = true;
+        else if (!strcmp(argv[i], "--spans"))
+            o.spans = true;
+        else if (!strcmp(argv[i], "--add"))
+            o.flags |= TOKENIZE_ADD;
+        else if (!strcmp(argv[i], "--no-special"))
+            o.flags &= ~TOKENIZE_SPECIAL;
+        else
+            argc = 0;
     }
     if (argc < 3) {
         fputs("usage: tool_tokenize MODEL FILE [--json] [--no-special] [--add] [--spans]\n", stderr);

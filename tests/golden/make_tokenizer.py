@@ -121,7 +121,17 @@ def token(i, content, **flags):
     return {"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False} | flags
 
 
-def variants(n):
+def added(t, *tokens):
+    """tokens (content, flags) with the ids that they have or get"""
+    out, free = [], t.get_vocab_size()
+    for content, flags in tokens:
+        i = t.token_to_id(content)
+        if i is None: i, free = free, free + 1
+        out.append(token(i, content, **flags))
+    return out
+
+
+def variants(t):
     """name -> keys of tokenizer.json that replace those of tokenizer_small"""
     return {
         "gpt2": {"pre_tokenizer": BYTES | {"use_regex": True}},
@@ -137,8 +147,8 @@ def variants(n):
         "bounds": {"pre_tokenizer": sequence(split(r"\d{1,3}(?=(?:\d{3})*\b)"), split(r"(?=x)"), split(r"\bthe\b|\W{2,3}|^.|.$", "Removed"))},
         "replace": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"}, {"type": "Replace", "pattern": {
             "String": "--"}, "content": "—"}, {"type": "Replace", "pattern": {"Regex": "[aeiou]+"}, "content": "E"}]}},
-        "added": {"added_tokens": [token(n, "the", single_word=True), token(n + 1, "  ", rstrip=True, normalized=False),
-                                   token(n + 2, "ab", lstrip=True, rstrip=True), token(n + 3, "café"), token(n + 4, "<|im_", normalized=False)],
+        "added": {"added_tokens": added(t, ("the", {"single_word": True}), ("  ", {"rstrip": True, "normalized": False}),
+                                        ("ab", {"lstrip": True, "rstrip": True}), ("café", {}), ("<|im_", {"normalized": False})),
                   "normalizer": {"type": "NFC"}},
         "ignore_merges": {"model": {"ignore_merges": True}},
     }
@@ -146,7 +156,7 @@ def variants(n):
 
 def write_variants(t, text):
     base, out = json.loads(t.to_str()), {"directory": [], "gguf": [], "runs": []}
-    for name, change in variants(t.get_vocab_size()).items():
+    for name, change in variants(t).items():
         model = copy.deepcopy(base)
         for key, value in change.items():
             if key == "added_tokens": model[key] += value
