@@ -24,6 +24,13 @@ ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c -mtune=haswell
 ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
 ISA_FLAGS_neon :=
 
+# Tests also run the instruction sets that this machine may lack, through SIMDe; only test_simde links them.
+ifeq ($(ARCH),x86_64)
+SIMDE_ISAS := avx512_simde neon_simde
+endif
+ISA_FLAGS_avx512_simde := $(ISA_FLAGS_avx2) -DISA_avx512 -Wno-psabi -Wno-stringop-overflow
+ISA_FLAGS_neon_simde := $(ISA_FLAGS_avx2) -DISA_neon
+
 PROGRAMS := train infer merge
 LIB_SRC := train_log.c infer_score.c $(wildcard core/*.c kernels/*.c kernels/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c data/*.c)
 CPU_SRC := $(wildcard kernels/cpu/*.c)
@@ -56,10 +63,15 @@ $(BUILD)/kernels/cpu/$(1)/%.o: kernels/cpu/%.c
 	@mkdir -p $$(@D)
 	$$(call say,CC,'$$< $(1)')$$(CC) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -DISA_NAME=$(1) -DISA_$(1) -c $$< -o $$@
 endef
-$(foreach i,$(ISAS),$(eval $(call isa_rule,$i)))
+$(foreach i,$(ISAS) $(SIMDE_ISAS),$(eval $(call isa_rule,$i)))
+
+$(BUILD)/tests/test_simde: $(foreach i,$(SIMDE_ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o))
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -lcmocka -o $@
+
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libpeft.a
+	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -o $@
 
 tests: $(TESTS)
 

@@ -2,7 +2,11 @@
 #ifndef PEFT_KERNELS_CPU_SIMD_AVX512_H
 #define PEFT_KERNELS_CPU_SIMD_AVX512_H
 
+#if defined(__AVX512F__)
 #include <immintrin.h>
+#else
+#include "kernels/cpu/simd_simde.h"
+#endif
 
 typedef __m512 v16;
 typedef __m512i v16i;
