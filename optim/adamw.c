@@ -20,14 +20,14 @@ double adamw_step(adamw *o, kctx *k, double lr, step_sums *sums) {
     }
     double clip = o->max_norm > 0 ? fmin(1, o->max_norm / (norm + 1e-6)) : 1;
     o->t++;
-    adamw_hp hp = {.lr = (float)lr,
-                   .beta1 = (float)o->beta1,
-                   .beta2 = (float)o->beta2,
-                   .eps = (float)o->eps,
-                   .weight_decay = (float)o->weight_decay,
-                   .grad_scale = (float)(mean * clip),
-                   .bias1 = (float)(1 - pow(o->beta1, (double)o->t)),
-                   .bias2_sqrt = (float)sqrt(1 - pow(o->beta2, (double)o->t))};
+    adamw_hp hp = {.lr = lr,
+                   .beta1 = o->beta1,
+                   .beta2 = o->beta2,
+                   .eps = o->eps,
+                   .weight_decay = o->weight_decay,
+                   .grad_scale = mean * clip,
+                   .bias1 = 1 - pow(o->beta1, (double)o->t),
+                   .bias2_sqrt = sqrt(1 - pow(o->beta2, (double)o->t))};
     k->be->adamw(k, o->param, o->grad, o->m, o->v, o->n, &hp);
     return norm;
 }
