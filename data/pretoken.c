@@ -79,8 +79,7 @@ static int split_run(encoding *e, int stage, int64_t begin, int64_t end) {
             continue;
         }
         if (a > done && cut(&c, begin + done, begin + a, s->invert)) return -1;
-        if (b > a && cut(&c, begin + a, begin + b, !s->invert)) return -1;
-        if (a == b && cut_flush(&c)) return -1;
+        if (cut(&c, begin + a, begin + b, !s->invert)) return -1;
         done = from = last = b;
     }
     if (n > done && cut(&c, begin + done, end, s->invert)) return -1;

@@ -351,12 +351,38 @@ static void missing_bytes(void **state) {
     tokenizer_close(t);
 }
 
+/* In a GGUF file such a byte keeps its neighbours apart, as in llama.cpp: "t", then U+07CA = DF 8A, whose DF is
+ * missing, with a merge of "t" and 8A. */
+static void missing_bytes_of_gguf(void **state) {
+    (void)state;
+    gguf base;
+    assert_int_equal(gguf_open(&base, SMALL ".gguf"), 0);
+    for (int gap = 0; gap < 2; gap++) {
+        gguf_change c = {
+            .id = 4, .text = "t\xc4\xac", .type = 1, .merge = "t \xc4\xac", .gap = gap ? "\xc3\x9f" : NULL, .bos = -1};
+        char *path = gguf_variant(&base, &c);
+        gguf g;
+        assert_int_equal(gguf_open(&g, path), 0);
+        tokenizer *t = tokenizer_open_gguf(&g);
+        if (!t) fail_msg("%s", fail_text());
+        token_list l = {0};
+        assert_int_equal(tokenizer_encode(t, "t\xdf\x8a", 3, 0, &l), 0);
+        assert_int_equal(l.n, gap ? 2 : 3);
+        for (int64_t i = 0; i < l.n; i++) assert_int_not_equal(l.id[i], 4);
+        token_list_free(&l);
+        tokenizer_close(t);
+        gguf_close(&g);
+        file_remove(path);
+    }
+    gguf_close(&base);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_tokenizer_json), cmocka_unit_test(bad_files_beside),
         cmocka_unit_test(truncated_json),     cmocka_unit_test(damaged_json),
         cmocka_unit_test(bad_gguf_keys),      cmocka_unit_test(bad_texts),
         cmocka_unit_test(runaway_pattern),    cmocka_unit_test(long_runs_are_not_quadratic),
-        cmocka_unit_test(missing_bytes)};
+        cmocka_unit_test(missing_bytes),      cmocka_unit_test(missing_bytes_of_gguf)};
     return cmocka_run_group_tests_name("tokenizer_bad", tests, NULL, NULL);
 }

@@ -129,6 +129,7 @@ typedef struct {
     const char *pre, *model, *merge; /* merge: one more at the end */
     const char *text;                /* of token `id` */
     int id, type;                    /* type: of token `id` */
+    const char *gap;                 /* the token of this text is renamed, so that its byte has none */
     int64_t bos;                     /* tokenizer.ggml.bos_token_id */
     int types_less;                  /* token types left out */
     bool no_bos, no_pre, add_bos, types_as_strings;
@@ -149,6 +150,9 @@ static inline char *gguf_variant(const gguf *base, const gguf_change *c) {
     for (uint64_t i = 0; i < tokens->n; i++) {
         if (c->text && i == (uint64_t)c->id)
             add_string(&b, c->text, strlen(c->text));
+        else if (c->gap && tokens->strings[i].n == strlen(c->gap) &&
+                 !memcmp(tokens->strings[i].data, c->gap, strlen(c->gap)))
+            add_string(&b, "[renamed]", 9);
         else
             add_string(&b, tokens->strings[i].data, tokens->strings[i].n);
     }

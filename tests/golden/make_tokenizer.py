@@ -27,7 +27,7 @@ SPACES = [" ", "  ", "\t", "\n", "\r\n", "\r", "\v", "\f", "\x85", "\xa0", "\u16
           "\ufeff", "\u180e", "\x1c"]
 ODD = ["cafe\u0301", "a\u0301\u0323", "\u0301", "\u1100\u1161\u11a8", "각", "\x01", "\x7f", "\uffff", "\U0010ffff", "\ue000",
        "A" * 30, "ab" * 20, "=" * 40, "0" * 17, "don't", "I'LL", "'ſ", "x" * 70, "<|im_start|>", "<|im_end|>", "<|im_", "<s>",
-       "<|tool|>", "_tool_", "<|pad|>"]
+       "<|tool|>", "_tool_", "<|pad|>", "_tool_x_long_", "l_x_long_tool_", "a\u1ab3\U0001193d", "\u09fe\u0301"]
 SPECIALS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 
 
@@ -50,7 +50,8 @@ def make_small(text):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=600, special_tokens=SPECIALS[:2], initial_alphabet=alphabet, show_progress=False))
     t.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
-    t.add_tokens([AddedToken("<|tool|>", normalized=False), AddedToken("_tool_", normalized=False)])
+    t.add_tokens([AddedToken("<|tool|>", normalized=False), AddedToken("_tool_", normalized=False),
+                  AddedToken("l_x_long_", normalized=False)])  # overlaps: "_tool_x_long_" is cut in two ways
     t.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B", special_tokens=[("<s>", 0), ("</s>", 1)])])
     return t
@@ -142,6 +143,10 @@ def variants(t):
         "punctuation": {"pre_tokenizer": sequence({"type": "Punctuation", "behavior": "Contiguous"}), "normalizer": {"type": "NFKC"}},
         "removed": {"pre_tokenizer": sequence(split(r"\w+|[^\w\s]+", "Removed", True)), "normalizer": {"type": "NFD"}},
         "previous": {"pre_tokenizer": sequence(split(r"\s+", "MergedWithPrevious")), "normalizer": {"type": "NFKD"}},
+        "previous one by one": {"pre_tokenizer": sequence(split(r"[\s\d]", "MergedWithPrevious"))},
+        "empty": {"pre_tokenizer": sequence(split(r"x*"), split(r"(?=[tw])"))},
+        "empty previous": {"pre_tokenizer": sequence(split(r"[xo]*", "MergedWithPrevious"), split(r"(?=[tw])", "Contiguous"))},
+        "empty next": {"pre_tokenizer": sequence(split(r"[xo]*", "MergedWithNext"), split(r"(?=[tw])", "Removed", True))},
         "next": {"pre_tokenizer": sequence(split(r"[\s\d]", "MergedWithNext")), "normalizer": {"type": "Lowercase"}},
         "contiguous": {"pre_tokenizer": sequence(split(r"[\p{P}\p{Han}]", "Contiguous"), split("e", "MergedWithPrevious", True, "String"))},
         "bounds": {"pre_tokenizer": sequence(split(r"\d{1,3}(?=(?:\d{3})*\b)"), split(r"(?=x)"), split(r"\bthe\b|\W{2,3}|^.|.$", "Removed"))},
