@@ -1,6 +1,6 @@
 /* ./merge: writes base + adapter as one model, W' = W + scale * B A, in a Hugging Face directory. */
+#include "core/config_parts.h"
 #include "core/error.h"
-#include "core/progress.h"
 #include "model/export.h"
 #include "model/session.h"
 
@@ -21,6 +21,7 @@ typedef struct options {
     answer load_in_4bit;
     bool plain_scales, overwrite;
     int threads;
+    int64_t shard_bytes;
 } options;
 
 typedef struct merger {
@@ -44,6 +45,7 @@ static const char usage_text[] =
     "  --load-in-4bit[=BOOL] merge onto the NF4 weights that training with load_in_4bit saw, dequantised\n"
     "                        (what the adapter's file says it was trained on)\n"
     "  --no-double-quant     with --load-in-4bit: plain fp32 scales\n"
+    "  --max-shard-size N    bytes of one weights file at most, 500MB or 2GiB (5GB)\n"
     "  --tokenizer DIR       take the tokenizer's files from there instead of from the model\n"
     "  --overwrite           DIR may hold files: those of a former merge are replaced\n"
     "  --threads N           0 = one for each core (0)\n"
@@ -56,6 +58,7 @@ enum {
     OPT_DTYPE,
     OPT_4BIT,
     OPT_PLAIN,
+    OPT_SHARD,
     OPT_TOKENIZER,
     OPT_OVERWRITE,
     OPT_THREADS,
@@ -69,6 +72,7 @@ static const struct option long_options[] = {{"model", 1, NULL, OPT_MODEL},
                                              {"dtype", 1, NULL, OPT_DTYPE},
                                              {"load-in-4bit", 2, NULL, OPT_4BIT},
                                              {"no-double-quant", 0, NULL, OPT_PLAIN},
+                                             {"max-shard-size", 1, NULL, OPT_SHARD},
                                              {"tokenizer", 1, NULL, OPT_TOKENIZER},
                                              {"overwrite", 0, NULL, OPT_OVERWRITE},
                                              {"threads", 1, NULL, OPT_THREADS},
@@ -79,15 +83,10 @@ static const struct option long_options[] = {{"model", 1, NULL, OPT_MODEL},
 /* ---- options ---- */
 
 static int take_bool(const char *text, answer *a) {
-    static const struct {
-        const char *text;
-        answer a;
-    } words[] = {{"true", ASK_YES}, {"yes", ASK_YES}, {"on", ASK_YES}, {"1", ASK_YES},
-                 {"false", ASK_NO}, {"no", ASK_NO},   {"off", ASK_NO}, {"0", ASK_NO}};
-    for (size_t i = 0; text && i < sizeof words / sizeof *words; i++)
-        if (!strcmp(text, words[i].text)) return *a = words[i].a, 0;
-    if (!text) return *a = ASK_YES, 0;
-    return fail(EXIT_USAGE, "--load-in-4bit: found '%s', expected true or false", text);
+    bool on = true;
+    const char *problem = text ? scalar_bool(text, &on) : NULL;
+    *a = on ? ASK_YES : ASK_NO;
+    return problem ? fail(EXIT_USAGE, "--load-in-4bit: found '%s', expected true or false", text) : 0;
 }
 
 static int take_threads(const char *text, int *threads) {
@@ -98,6 +97,12 @@ static int take_threads(const char *text, int *threads) {
         return fail(EXIT_USAGE, "--threads: found '%s', expected a whole number from 0 to %d", text, THREADS_MAX);
     *threads = (int)n;
     return 0;
+}
+
+static int take_size(const char *text, int64_t *bytes) {
+    const char *problem = scalar_size(text, bytes);
+    if (!problem && *bytes > 0) return 0;
+    return fail(EXIT_USAGE, "--max-shard-size: found '%s', expected bytes such as 500MB or 2GiB", text);
 }
 
 static int check_options(const options *o, int argc, char **argv) {
@@ -115,7 +120,7 @@ static int check_options(const options *o, int argc, char **argv) {
 }
 
 static int parse(options *o, int argc, char **argv) {
-    *o = (options){.backend = "auto"};
+    *o = (options){.backend = "auto", .shard_bytes = EXPORT_SHARD_BYTES};
     int opt;
     while ((opt = getopt_long(argc, argv, "", long_options, NULL)) >= 0) switch (opt) {
         case OPT_MODEL:
@@ -135,6 +140,9 @@ static int parse(options *o, int argc, char **argv) {
             break;
         case OPT_PLAIN:
             o->plain_scales = true;
+            break;
+        case OPT_SHARD:
+            if (take_size(optarg, &o->shard_bytes)) return -1;
             break;
         case OPT_TOKENIZER:
             o->tokenizer = optarg;
@@ -291,7 +299,7 @@ static int open_merger(merger *me) {
         adapter_file_open(&me->ad, me->o.adapter, &me->tensors) || choose_dtype(me) || open_kernels(&me->k, &me->o))
         return -1;
     me->how.base = choose_base(&me->o, me->ad.cfg.base);
-    me->how.shard_bytes = EXPORT_SHARD_BYTES;
+    me->how.shard_bytes = (uint64_t)me->o.shard_bytes;
     return 0;
 }
 

@@ -8,7 +8,7 @@
 #include "core/file_set.h"
 #include "model/model.h"
 
-#define EXPORT_SHARD_BYTES 5000000000ull /* as transformers splits */
+#define EXPORT_SHARD_BYTES 5000000000 /* as transformers splits */
 
 typedef struct export_options {
     st_dtype dtype;                                /* F32, F16 or BF16 */

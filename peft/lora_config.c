@@ -157,17 +157,19 @@ static int read_targets(lora_config *l, const char *where, const json_t *v) {
 }
 
 static int read_config(lora_config *l, const char *where, const json_t *o) {
-    const char *type, *base;
+    const char *type, *base = NULL;
     int64_t r;
     if (json_get_string_or(where, o, "peft_type", "", &type)) return -1;
     if (strcmp(type, "LORA"))
         return fail(EXIT_INPUT, "%s: key 'peft_type': '%s' is not supported; supported: LORA", where, type);
+    bool named =
+        !json_is_null(json_object_get(o, "base_model_name_or_path")); /* peft writes null for a model it was handed */
     if (refuse_variants(where, o) || refuse_initialisation(where, json_object_get(o, "init_lora_weights")) ||
         json_get_int_or(where, o, "r", 1, 65536, 8, &r) ||
         json_get_real_or(where, o, "lora_alpha", 1e-6, 1e6, 8, &l->alpha) ||
         json_get_real_or(where, o, "lora_dropout", 0, 0.999999, 0, &l->dropout) ||
         json_get_bool_or(where, o, "use_rslora", false, &l->rslora) ||
-        json_get_string_or(where, o, "base_model_name_or_path", NULL, &base) ||
+        (named && json_get_string_or(where, o, "base_model_name_or_path", NULL, &base)) ||
         read_targets(l, where, json_object_get(o, "target_modules")))
         return -1;
     l->r = (int)r;

@@ -372,6 +372,7 @@ static void test_config_refusals(void **state) {
     (void)state;
     static const config_case cases[] = {
         {"unknown_key", "17", NULL},
+        {"base_model_name_or_path", "null", NULL},
         {"use_dora", "false", NULL},
         {"init_lora_weights", "\"gaussian\"", NULL},
         {"lora_dropout", "0.5", NULL},
