@@ -1,5 +1,6 @@
 /* ./infer: text from a model with or without an adapter, and log-probabilities of given rows. */
 #include "core/error.h"
+#include "core/file.h"
 #include "core/json.h"
 #include "core/progress.h"
 #include "core/threads.h"
@@ -261,11 +262,13 @@ static int run(app *a) {
     if (context > a->src.hp.context)
         return fail(EXIT_USAGE, "--context: %ld is more than the %ld positions of %s", (long)context, (long)a->src.hp.context, o->model);
     if (open_text(a) || generator_open(&a->g, &a->src, &o->how, (int)context)) return -1;
+    if (a->g.s.m.nonfinite) fprintf(stderr, "note: %s: %s: expect no sense of this model\n", o->model, a->g.s.m.nonfinite);
     return o->chat ? run_chat(a) : run_prompt(a);
 }
 
 int main(int argc, char **argv) {
     static app a;
+    file_guard("infer");
     threads_settle(argv);
     int bad = parse(&a.o, argc, argv) || run(&a) ? fail_report("infer") : EXIT_DONE;
     generator_close(&a.g);

@@ -93,6 +93,7 @@ int score_file(const model_source *src, const inference_options *o, const char *
     score_rows all = {.src = src};
     scorer s = {0};
     int bad = read_rows(&all, path) || scorer_open(&s, src, o, all.longest);
+    if (!bad && s.s.m.nonfinite) fprintf(stderr, "note: %s: %s: expect no sense of this model\n", src->path, s.s.m.nonfinite);
     for (int i = 0; i < all.n && !bad; i++) {
         scorer_run(&s, all.row[i].ids, all.row[i].n);
         print_row(&all.row[i], s.logprob);

@@ -1,6 +1,7 @@
 /* ./merge: writes base + adapter as one model, W' = W + scale * B A, in a Hugging Face directory. */
 #include "core/config_parts.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "model/export.h"
 #include "model/session.h"
 
@@ -353,6 +354,7 @@ static int merge(merger *me) {
 int main(int argc, char **argv) {
     merger me = {0};
     int code = EXIT_DONE;
+    file_guard("merge");
     if (parse(&me.o, argc, argv) || merge(&me)) code = fail_report("merge");
     close_merger(&me);
     return code;

@@ -75,6 +75,8 @@ static int build(trainer *t) {
     lora_config l = adapter_config(t, &bad);
     model_options o = {c->load_in_4bit, c->bnb_4bit_use_double_quant, t->b.rows_max < c->sequence_len ? t->b.rows_max : c->sequence_len};
     if (bad || session_load(&t->s, &t->src, &o, &l, (uint64_t)c->seed, true)) return -1;
+    if (t->s.m.nonfinite)
+        return fail(EXIT_INPUT, "%s: %s: such a base cannot be trained on; get the file again", t->src.path, t->s.m.nonfinite);
     adamw_open(&t->opt, t->s.ad.param, t->s.ad.grad, t->s.ad.n, &t->s.k, &t->s.run);
     t->opt.beta1 = c->adam_beta1, t->opt.beta2 = c->adam_beta2, t->opt.eps = c->adam_epsilon;
     t->opt.weight_decay = c->weight_decay, t->opt.max_norm = c->max_grad_norm;
@@ -304,6 +306,7 @@ static int train_main(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    file_guard("train");
     threads_settle(argv);
     return train_main(argc, argv);
 }

@@ -2,6 +2,7 @@
  */
 #include "core/error.h"
 #include "core/num.h"
+#include "model/finite.h"
 #include "model/model.h"
 #include "model/rows.h"
 
@@ -14,7 +15,15 @@ typedef struct {
     const model_source *s;
     const model_options *o;
     arena *run;
+    char **nonfinite; /* the first tensor that holds NaN or infinities, in words */
 } loader;
+
+/* `made` is what the model computes with; it holds a NaN or an infinity whenever the stored tensor does: the scales of
+ * NF4 carry them on (8-bit ones all of them, so the row is looked for in the file). */
+static void check_finite(const loader *ld, const char *name, const weight *file, const weight *made) {
+    if (ld->run->planning || *ld->nonfinite || weight_nonfinite(made) < 0) return;
+    *ld->nonfinite = xprintf("tensor '%s': row %ld holds NaN or infinities", name, (long)weight_nonfinite(file));
+}
 
 /* A view; a copy where the file's bytes are not aligned for their type or are in another row order. */
 static weight settle(const loader *ld, const weight *w, int heads) {
@@ -40,6 +49,7 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
     if (model_source_weight(ld->s, name, rows, cols, &w)) return -1;
     int heads = model_source_permuted(ld->s, name);
     p->w = ld->o->load_in_4bit ? rows_nf4(&w, heads, ld->o->double_quant, ld->run) : settle(ld, &w, heads);
+    check_finite(ld, name, &w, &p->w);
     return 0;
 }
 
@@ -49,6 +59,8 @@ static int load_norm(const loader *ld, const float **g, const char *name, int64_
     float *f = arena_array(ld->run, (size_t)n, sizeof *f);
     if (!ld->run->planning) w.fmt->dequant(&w, 0, n, f);
     *g = f;
+    weight made = weight_f32(f, 1, n);
+    check_finite(ld, name, &w, &made);
     return 0;
 }
 
@@ -102,18 +114,20 @@ static void list_groups(model *m) {
 }
 
 int model_open(model *m, const model_source *s, const model_options *o, arena *run) {
-    loader ld = {s, o, run};
+    loader ld = {s, o, run, &m->nonfinite};
     weight w;
     *m = (model){.fam = s->fam, .hp = s->hp, .first_trainable = 2 * (int)s->hp.layers};
     m->attn_scale = (float)(1 / sqrt((double)m->hp.head_dim));
     m->layers = xcalloc((size_t)m->hp.layers, sizeof *m->layers);
     if (model_source_weight(s, "model.embed_tokens.weight", m->hp.vocab, m->hp.dim, &w)) return -1;
     m->embed = m->head = settle(&ld, &w, 0);
+    check_finite(&ld, "model.embed_tokens.weight", &w, &m->embed);
     bool own_head = model_source_has(s, "lm_head.weight") && !m->hp.tied;
     if (!own_head && !m->hp.tied) return fail(EXIT_INPUT, "%s: tensor 'lm_head.weight' is missing", s->path);
     if (own_head) {
         if (model_source_weight(s, "lm_head.weight", m->hp.vocab, m->hp.dim, &w)) return -1;
         m->head = settle(&ld, &w, 0);
+        check_finite(&ld, "lm_head.weight", &w, &m->head);
     }
     if (load_norm(&ld, &m->norm_out, "model.norm.weight", m->hp.dim)) return -1;
     for (int64_t i = 0; i < m->hp.layers; i++)
@@ -130,7 +144,7 @@ void model_close(model *m) {
             free(p->name);
             free((void *)p->w.meta);
         }
-    free(m->groups), free(m->layers);
+    free(m->groups), free(m->layers), free(m->nonfinite);
     *m = (model){0};
 }
 

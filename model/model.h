@@ -64,6 +64,7 @@ typedef struct model {
     float attn_scale;       /* 1 / sqrt(head_dim) */
     proj_group_ref *groups; /* 4 per layer: qkv, o, gate_up, down */
     int n_groups;
+    char *nonfinite;        /* heap; "tensor 'x': row 3 holds NaN or infinities" of the first one, NULL: all are finite */
     int first_trainable;    /* lowest block with an adapter, two blocks a layer: nothing below is recorded */
 } model;
 

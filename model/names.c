@@ -1,4 +1,4 @@
-/* Hugging Face tensor names to GGUF names. {} stands for the layer number. */
+/* Hugging Face tensor names, GGUF names and shapes. {} stands for the layer number. */
 #include "model/names.h"
 
 #include <stdio.h>
@@ -6,22 +6,24 @@
 
 static const struct {
     const char *hf, *gguf;
+    name_size rows, cols;
 } names[] = {
-    {"model.embed_tokens.weight", "token_embd.weight"},
-    {"model.norm.weight", "output_norm.weight"},
-    {"lm_head.weight", "output.weight"},
-    {"model.layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight"},
-    {"model.layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight"},
-    {"model.layers.{}.self_attn.k_proj.weight", "blk.{}.attn_k.weight"},
-    {"model.layers.{}.self_attn.v_proj.weight", "blk.{}.attn_v.weight"},
-    {"model.layers.{}.self_attn.o_proj.weight", "blk.{}.attn_output.weight"},
-    {"model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight"},
-    {"model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight"},
-    {"model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight"},
-    {"model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight"},
+    {"model.embed_tokens.weight", "token_embd.weight", SIZE_VOCAB, SIZE_DIM},
+    {"model.norm.weight", "output_norm.weight", SIZE_NONE, SIZE_DIM},
+    {NAME_HEAD, "output.weight", SIZE_VOCAB, SIZE_DIM},
+    {"model.layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight", SIZE_NONE, SIZE_DIM},
+    {"model.layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight", SIZE_Q, SIZE_DIM},
+    {"model.layers.{}.self_attn.k_proj.weight", "blk.{}.attn_k.weight", SIZE_KV, SIZE_DIM},
+    {"model.layers.{}.self_attn.v_proj.weight", "blk.{}.attn_v.weight", SIZE_KV, SIZE_DIM},
+    {"model.layers.{}.self_attn.o_proj.weight", "blk.{}.attn_output.weight", SIZE_DIM, SIZE_Q},
+    {"model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", SIZE_NONE, SIZE_DIM},
+    {"model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight", SIZE_FFN, SIZE_DIM},
+    {"model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight", SIZE_FFN, SIZE_DIM},
+    {"model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight", SIZE_DIM, SIZE_FFN},
 };
 
-/* Matches name against a pattern with at most one {}; the number goes to *layer (-1 when the pattern has none). */
+/* Matches name against a pattern with at most one {}; the number goes to *layer (-1 when the pattern has none,
+ * NAMES_LAYERS_MAX for every number from there on). */
 static bool match(const char *pattern, const char *name, int *layer) {
     const char *hole = strstr(pattern, "{}");
     *layer = -1;
@@ -32,7 +34,7 @@ static bool match(const char *pattern, const char *name, int *layer) {
     if (*p < '0' || *p > '9' || (*p == '0' && p[1] >= '0' && p[1] <= '9')) return false;
     long n = 0;
     for (; *p >= '0' && *p <= '9'; p++)
-        if ((n = n * 10 + *p - '0') > NAMES_LAYERS_MAX) return false;
+        if ((n = n * 10 + *p - '0') > NAMES_LAYERS_MAX) n = NAMES_LAYERS_MAX;
     *layer = (int)n;
     return !strcmp(hole + 2, p);
 }
@@ -63,4 +65,13 @@ bool name_known(const char *name, bool gguf, int *layer) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (match(gguf ? names[i].gguf : names[i].hf, name, layer)) return true;
     return false;
+}
+
+void name_shape(int pattern, name_size *rows, name_size *cols) {
+    *rows = names[pattern].rows, *cols = names[pattern].cols;
+}
+
+bool name_in_layer(const char *name, bool gguf) {
+    const char *prefix = gguf ? "blk." : "model.layers.";
+    return !strncmp(name, prefix, strlen(prefix));
 }

@@ -1,4 +1,4 @@
-/* Tensor names of the two containers. */
+/* Tensor names of the two containers, and the shapes of what they name. */
 #ifndef PEFT_MODEL_NAMES_H
 #define PEFT_MODEL_NAMES_H
 
@@ -6,11 +6,17 @@
 #include <stddef.h>
 
 #define NAMES_LAYERS_MAX 4096
+#define NAME_HEAD "lm_head.weight"
+
+/* What a dimension is; SIZE_NONE as rows: a vector. Q and KV are heads and key-value heads times the head's size. */
+typedef enum { SIZE_NONE, SIZE_VOCAB, SIZE_DIM, SIZE_FFN, SIZE_Q, SIZE_KV, SIZES } name_size;
 
 bool name_to_gguf(const char *hf, char *out, size_t size); /* false: no GGUF name */
 /* All names, pattern by pattern: false past the end. *layered: the pattern is one of a layer, `layer` was filled in. */
 bool name_hf(int pattern, int layer, char *out, size_t size, bool *layered);
-/* Whether a file's tensor is one that a model here can use; *layer is its layer or -1. */
+void name_shape(int pattern, name_size *rows, name_size *cols); /* of a pattern that name_hf knows */
+/* Whether a file's tensor is one that a model here can use; *layer is its layer (at most NAMES_LAYERS_MAX) or -1. */
 bool name_known(const char *name, bool gguf, int *layer);
+bool name_in_layer(const char *name, bool gguf); /* whether it lies under a layer's prefix, known or not */
 
 #endif

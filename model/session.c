@@ -55,8 +55,12 @@ tokenizer *model_tokenizer(const model_source *src, const char *other) {
         fail(EXIT_USAGE, "tokenizer: '%s' is not a directory", other);
         return NULL;
     }
-    if (other) return tokenizer_open_dir(other);
-    return src->is_gguf ? tokenizer_open_gguf(&src->g) : tokenizer_open_dir(src->path);
+    tokenizer *t = other ? tokenizer_open_dir(other) : src->is_gguf ? tokenizer_open_gguf(&src->g) : tokenizer_open_dir(src->path);
+    if (!t || tokenizer_vocab(t) <= src->hp.vocab) return t;
+    fail(EXIT_INPUT, "%s: the tokenizer has %d tokens, but the model's embedding has %ld rows: they do not belong together",
+         other ? other : src->path, tokenizer_vocab(t), (long)src->hp.vocab);
+    tokenizer_close(t);
+    return NULL;
 }
 
 uint64_t peak_rss_bytes(void) {

@@ -1,0 +1,150 @@
+/* A Hugging Face directory: hyperparameters from config.json under the key names of transformers 4 and 5.
+ *
+ * transformers writes null for what was not set, so null is absent for every key that may be absent. What would change
+ * the maths and is not built is refused by name: a model is computed as its file says or not at all. */
+#include "core/error.h"
+#include "core/json.h"
+#include "model/names.h"
+#include "model/source_parts.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The object without its nulls; borrows the values. */
+static json_t *without_nulls(json_t *o) {
+    const char *key;
+    json_t *v, *given = json_object();
+    json_object_foreach(o, key, v) {
+        if (!json_is_null(v)) json_object_set_nocheck(given, key, v);
+    }
+    return given;
+}
+
+/* ---- rotary embedding ---- */
+
+/* One object of rope parameters. Without a type it may hold nothing that a scaling would need. */
+static int read_rope_object(const char *where, const char *name, const json_t *r, hparams *hp) {
+    static const char *const types[] = {"rope_type", "type"}, *const scales[] = {"factor", "partial_rotary_factor"};
+    const char *type;
+    for (int i = 0; i < 2; i++) {
+        if (json_get_string_or(where, r, types[i], "default", &type)) return -1;
+        if (strcmp(type, "default"))
+            return fail(EXIT_INPUT, "%s: key '%s': rope type '%s' is not supported; supported: default", where, name,
+                        type);
+    }
+    for (int i = 0; i < 2; i++) {
+        double scale;
+        if (json_get_real_or(where, r, scales[i], -THETA_MAX, THETA_MAX, 1, &scale)) return -1;
+        if (scale != 1)
+            return fail(EXIT_INPUT, "%s: key '%s': %s %g is not supported; supported: 1", where, name, scales[i],
+                        scale);
+    }
+    return json_get_real_or(where, r, "rope_theta", 1, THETA_MAX, hp->rope_theta, &hp->rope_theta);
+}
+
+static int read_rope(const char *where, const json_t *cfg, hparams *hp) {
+    static const char *const keys[] = {"rope_scaling", "rope_parameters"}; /* transformers 4, 5 */
+    double part;
+    if (json_get_real_or(where, cfg, "rope_theta", 1, THETA_MAX, 10000, &hp->rope_theta)) return -1;
+    if (json_get_real_or(where, cfg, "partial_rotary_factor", 0, 1, 1, &part)) return -1;
+    if (part != 1)
+        return fail(EXIT_INPUT, "%s: key 'partial_rotary_factor': %g is not supported; supported: 1", where, part);
+    for (int i = 0; i < 2; i++) {
+        json_t *r = json_object_get(cfg, keys[i]);
+        if (!r) continue;
+        if (!json_is_object(r))
+            return fail(EXIT_INPUT, "%s: key '%s': found %s, expected an object", where, keys[i], json_kind(r));
+        json_t *given = without_nulls(r);
+        int bad = read_rope_object(where, keys[i], given, hp);
+        json_decref(given);
+        if (bad) return -1;
+    }
+    return 0;
+}
+
+/* ---- the rest ---- */
+
+static int refuse_flags(const char *where, const json_t *cfg) {
+    static const char *const flags[] = {"attention_bias", "mlp_bias"};
+    for (int i = 0; i < 2; i++) {
+        bool on;
+        if (json_get_bool_or(where, cfg, flags[i], false, &on)) return -1;
+        if (on) return fail(EXIT_INPUT, "%s: key '%s': true is not supported for this family", where, flags[i]);
+    }
+    const char *act;
+    if (json_get_string_or(where, cfg, "hidden_act", "silu", &act)) return -1;
+    if (strcmp(act, "silu"))
+        return fail(EXIT_INPUT, "%s: key 'hidden_act': '%s' is not supported; supported: silu", where, act);
+    if (json_object_get(cfg, "quantization_config"))
+        return fail(EXIT_INPUT,
+                    "%s: key 'quantization_config': checkpoints that are already quantised are not read from "
+                    "safetensors; use the 16-bit checkpoint, or a GGUF file",
+                    where);
+    if (json_object_get(cfg, "auto_map"))
+        fprintf(stderr, "note: %s: key 'auto_map' names code that came with the model; it is never run\n", where);
+    return 0;
+}
+
+/* Required keys are read from cfg, where null is a wrong type; the others from what is left without nulls. */
+static int read_sizes(const char *where, const json_t *cfg, const json_t *given, hparams *hp) {
+    return json_get_int(where, cfg, "vocab_size", 1, VOCAB_LIMIT, &hp->vocab) ||
+           json_get_int(where, cfg, "hidden_size", 1, DIM_LIMIT, &hp->dim) ||
+           json_get_int(where, cfg, "intermediate_size", 1, DIM_LIMIT, &hp->ffn) ||
+           json_get_int(where, cfg, "num_hidden_layers", 1, NAMES_LAYERS_MAX, &hp->layers) ||
+           json_get_int(where, cfg, "num_attention_heads", 1, HEADS_LIMIT, &hp->heads) ||
+           json_get_int_or(where, given, "num_key_value_heads", 1, HEADS_LIMIT, hp->heads, &hp->kv_heads) ||
+           json_get_int_or(where, given, "head_dim", 1, DIM_LIMIT, 0, &hp->head_dim) ||
+           json_get_int_or(where, given, "max_position_embeddings", 1, CONTEXT_LIMIT, 2048, &hp->context) ||
+           json_get_real_or(where, given, "rms_norm_eps", EPS_MIN, EPS_MAX, 1e-6, &hp->norm_eps) ||
+           json_get_bool_or(where, given, "tie_word_embeddings", false, &hp->tied);
+}
+
+static int fail_family(const char *where, const char *key, const char *found) {
+    char list[512];
+    family_list(list, sizeof list, false);
+    return fail(EXIT_INPUT, "%s: key '%s': '%.64s' is not supported; supported: %s", where, key, found, list);
+}
+
+/* A file of the right type may still hold another head than a language model's. */
+static int check_architectures(const char *where, const json_t *given, const family *fam) {
+    const json_t *list = json_object_get(given, "architectures"), *name;
+    size_t i;
+    if (!list) return 0;
+    if (!json_is_array(list))
+        return fail(EXIT_INPUT, "%s: key 'architectures': found %s, expected a list of class names", where,
+                    json_kind(list));
+    json_array_foreach(list, i, name) {
+        if (json_is_string(name) && !strcmp(json_string_value(name), fam->class_name)) return 0;
+    }
+    name = json_array_get(list, 0);
+    return fail(EXIT_INPUT, "%s: key 'architectures': found %.64s, expected %s", where,
+                json_is_string(name) ? json_string_value(name) : json_kind(name), fam->class_name);
+}
+
+static int read_given(model_source *s, const char *where, const json_t *cfg, const json_t *given) {
+    const char *type;
+    if (json_get_string_or(where, given, "model_type", "(missing)", &type)) return -1;
+    s->fam = family_by_name(type);
+    if (!s->fam) return fail_family(where, "model_type", type);
+    return check_architectures(where, given, s->fam) || read_sizes(where, cfg, given, &s->hp) ||
+                   read_rope(where, given, &s->hp) || refuse_flags(where, given)
+               ? -1
+               : 0;
+}
+
+static int read_config(model_source *s, const char *where) {
+    json_t *cfg = json_read(where);
+    if (!cfg) return -1;
+    json_t *given = without_nulls(cfg);
+    int bad = read_given(s, where, cfg, given);
+    json_decref(given), json_decref(cfg);
+    return bad;
+}
+
+int source_open_dir(model_source *s) {
+    char *where = path_join(s->path, "config.json");
+    int bad = read_config(s, where);
+    free(where);
+    return bad || safetensors_open_dir(&s->st, s->path, "model") ? -1 : 0;
+}
