@@ -8,4 +8,5 @@ cd "$(dirname "$0")/../.."
 python=$(scripts/parity/venv.sh)
 model=$(scripts/fetch_model.sh)
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # spinning threads starve each other where cores are shared
 exec "$python" scripts/parity/parity.py --gguf "$model" "$@"
