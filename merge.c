@@ -327,9 +327,8 @@ static void report(const merger *me, const export_report *r) {
            r->files, r->files == 1 ? "" : "s", me->o.out);
     if (r->zero) fprintf(stderr, "note: the update of %d modules is zero: was the adapter trained?\n", r->zero);
     if (me->how.dtype != ST_F32)
-        printf(
-            "rounding to %s: updates are %.3g times the rounding error (root mean square; mean over modules, from %.3g to %.3g)\n",
-            dtype_word(me->how.dtype), r->ratio_sum / r->merged, r->ratio_min, r->ratio_max);
+        printf("rounding to %s: updates are %.3g times the rounding error (rms; mean of modules, from %.3g to %.3g)\n",
+               dtype_word(me->how.dtype), r->ratio_sum / r->merged, r->ratio_min, r->ratio_max);
     printf("peak memory: %.1f MiB\n", (double)peak_rss_bytes() / (1 << 20));
 }
 

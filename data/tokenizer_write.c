@@ -96,11 +96,11 @@ static void put_post_processor(FILE *f, const tokenizer *t) {
 }
 
 static void put_model(FILE *f, const tokenizer *t, const gguf_kv *merges) {
-    fprintf(
-        f,
-        "{\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, "
-        "\"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, \"ignore_merges\": %s,\n  \"vocab\": {",
-        t->ignore_merges ? "true" : "false");
+    fprintf(f,
+            "{\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, "
+            "\"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, "
+            "\"ignore_merges\": %s,\n  \"vocab\": {",
+            t->ignore_merges ? "true" : "false");
     for (int i = 0; i < t->v.n; i++) {
         fputs(i ? ",\n    " : "\n    ", f);
         put_token(f, t, i);
@@ -121,10 +121,10 @@ static void put_tokenizer(FILE *f, const tokenizer *t, const gguf_kv *merges) {
     put_pre_tokenizer(f, t);
     fputs(",\n  \"post_processor\": ", f);
     put_post_processor(f, t);
-    fputs(
-        ",\n  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},\n"
-        "  \"model\": ",
-        f);
+    fputs(",\n  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
+          "\"use_regex\": true},\n"
+          "  \"model\": ",
+          f);
     put_model(f, t, merges);
     fputs("\n}\n", f);
 }

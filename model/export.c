@@ -58,7 +58,9 @@ static void add_item(exporter *e, const char *name) {
     item it = {.p = proj_named(e->m, name)};
     const hparams *hp = &e->s->hp;
     if (!model_source_has(e->s, name) || (hp->tied && !strcmp(name, "lm_head.weight"))) return;
-    snprintf(it.name, sizeof it.name, "%s", name);
+    size_t n = strlen(name) + 1;
+    CHECK(n <= sizeof it.name, "tensor name '%s'", name);
+    memcpy(it.name, name, n);
     bool table = !strcmp(name, "model.embed_tokens.weight") || !strcmp(name, "lm_head.weight");
     it.rows = it.p ? it.p->w.rows : table ? hp->vocab : 0, it.cols = it.p ? it.p->w.cols : hp->dim;
     e->items = xrealloc(e->items, (size_t)e->n + 1, sizeof *e->items);
