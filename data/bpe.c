@@ -207,7 +207,7 @@ static int64_t merge_long(bpe_scratch *w, const merge_table *m, int64_t k) {
 }
 
 static void scratch_reserve(bpe_scratch *w, int64_t n) {
-    if (n < w->cap) return;
+    if (w->id && n < w->cap) return;
     w->cap = n + 1;
     w->id = xrealloc(w->id, (size_t)w->cap, sizeof *w->id);
     w->len = xrealloc(w->len, (size_t)w->cap, sizeof *w->len);

@@ -109,6 +109,7 @@ static int encode_normalised(encoding *e, const piece *p, bool special) {
         at = hit[i].end;
     }
     if (!rc) rc = pretoken_run(e, 0, at, p->n);
+    e->p = NULL;
     free(hit);
     return rc;
 }

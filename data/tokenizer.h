@@ -54,10 +54,10 @@ typedef struct {
     char held[8];
     int n;
 } utf8_stream;
-#define UTF8_STREAM_OUT(n) (3 * (n) + 4) /* room for the output of n bytes: each may prove invalid and become U+FFFD   \
-                                          */
-int utf8_stream_feed(utf8_stream *s, const char *bytes, int n,
-                     char *out); /* out: UTF8_STREAM_OUT(n); returns the length */
-int utf8_stream_end(utf8_stream *s, char *out);
+/* Room for the output of n bytes: each may prove invalid and become U+FFFD, which takes three. */
+#define UTF8_STREAM_OUT(n) (3 * (n) + 4)
+/* out: UTF8_STREAM_OUT(n) bytes; returns the length written */
+int utf8_stream_feed(utf8_stream *s, const char *bytes, int n, char *out);
+int utf8_stream_end(utf8_stream *s, char *out); /* what is still held; out: UTF8_STREAM_OUT(0) */
 
 #endif

@@ -108,7 +108,7 @@ static int read_model(tokenizer *t, const char *where, const json_t *root) {
     const json_t *model = json_object_get(root, "model");
     if (!json_is_object(model)) return fail(EXIT_INPUT, "%s: key 'model': expected an object", where);
     const char *type = json_string_value(json_object_get(model, "type"));
-    if (!type || strcmp(type, "BPE"))
+    if (!type || strcmp(type, "BPE") != 0)
         return fail(EXIT_INPUT, "%s: model.type is '%.64s', expected 'BPE'", where, type ? type : "(missing)");
     if (check_model(where, model) || read_vocab(t, where, model) || read_merges(t, where, model)) return -1;
     if (json_get_bool_or(where, model, "ignore_merges", false, &t->ignore_merges)) return -1;
@@ -224,7 +224,7 @@ static void shorten_integers(char *s, size_t n) {
         size_t from = i;
         while (i + 1 < n && strchr("0123456789.eE+-", s[i + 1]) && s[i + 1]) i++;
         size_t digits = i + 1 - from;
-        if (digits > 18 && digits <= 300 && strspn(s + from, "0123456789") >= digits) memcpy(s + i - 1, "e2", 2);
+        if (digits > 18 && digits <= 300 && strspn(s + from, "0123456789") >= digits) s[i - 1] = 'e', s[i] = '2';
     }
 }
 

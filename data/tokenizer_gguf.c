@@ -41,10 +41,11 @@
     "\\x{fb00}-\\x{fb06}\\x{fb13}-\\x{fb17}\\x{ff21}-\\x{ff3a}\\x{ff41}-\\x{ff5a}\\x{10400}-\\x{1044f}"                \
     "\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}\\x{10cc0}-\\x{10cf2}"                             \
     "\\x{118a0}-\\x{118df}\\x{1e900}-\\x{1e943}"
+static const char deepseek_word[] = "\\s?[" DEEPSEEK_LETTERS "]+";
 /* its CJK range, 0800-4E00 and more, less the white space inside, which llama.cpp hides from such ranges */
-#define DEEPSEEK_CJK                                                                                                     \
-    "[\\x{800}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}" \
-    "\\x{3001}-\\x{9fa5}\\x{ac00}-\\x{d7ff}]+"
+static const char deepseek_cjk[] =
+    "[\\x{800}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}"
+    "\\x{3001}-\\x{9fa5}\\x{ac00}-\\x{d7ff}]+";
 
 typedef struct {
     const char *name;
@@ -93,10 +94,10 @@ static const pre_row pre_rows[] = {
     {"deepseek-llm",
      0,
      0,
-     {"[\\r\\n]", "\\s?[" DEEPSEEK_LETTERS "]+",
-      "\\s?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3001}\\x{3002}]+", "\\s+$", DEEPSEEK_CJK,
+     {"[\\r\\n]", deepseek_word,
+      "\\s?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3001}\\x{3002}]+", "\\s+$", deepseek_cjk,
       "\\p{N}+"}},
-    {"deepseek-coder", 0, 0, {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DEEPSEEK_CJK, "\\p{N}"}},
+    {"deepseek-coder", 0, 0, {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", deepseek_cjk, "\\p{N}"}},
     {"deepseek-v3", 0, 0, {"\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{30ff}]+", DEEPSEEK3}},
 };
 #define PRE_ROWS (sizeof pre_rows / sizeof *pre_rows)

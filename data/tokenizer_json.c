@@ -232,7 +232,7 @@ static int read_template(hf_reader *r, const json_t *o, int depth) {
         const json_t *item = json_array_get(single, i);
         const char *name = json_string_value(json_object_get(json_object_get(item, "SpecialToken"), "id"));
         const char *text = json_string_value(json_object_get(json_object_get(item, "Sequence"), "id"));
-        if (name ? template_ids(r, o, name, side[texts], &n[texts]) : !text || strcmp(text, "A") || texts++)
+        if (name ? template_ids(r, o, name, side[texts], &n[texts]) : !text || strcmp(text, "A") != 0 || texts++)
             return fail(EXIT_INPUT, "%s: post_processor: TemplateProcessing: item %zu of 'single' is not known",
                         r->where, i);
     }

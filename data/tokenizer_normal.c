@@ -19,7 +19,8 @@ typedef struct {
 } builder;
 
 static void put(builder *w, const char *s, int64_t n, int64_t begin, int64_t end) {
-    if (w->n + n > w->cap) {
+    if (!n) return;
+    if (!w->s || w->n + n > w->cap) {
         w->cap = (w->n + n) * 3 / 2 + 64;
         w->s = xrealloc(w->s, (size_t)w->cap, 1);
         w->begin = xrealloc(w->begin, (size_t)w->cap, sizeof *w->begin);
@@ -49,7 +50,7 @@ void piece_free(piece *p) {
 }
 
 static piece built(builder *w, int64_t base) {
-    if (!w->s) put(w, "", 0, 0, 0);
+    if (!w->s) w->s = xcalloc(1, 1); /* nothing was left */
     return (piece){.s = w->s, .n = w->n, .base = base, .begin = w->begin, .end = w->end, .owned = w->s};
 }
 

@@ -33,9 +33,16 @@ static void put(rewriter *w, const char *s, size_t n) {
 #define OUT_PER_BYTE 192
 static void put_text(rewriter *w, const char *s) { put(w, s, strlen(s)); }
 
+/* Bytes of a pattern that a message shows: whole characters. */
+static int shown(const char *s) {
+    size_t n = strnlen(s, 200);
+    while (n > 0 && (s[n] & 0xc0) == 0x80) n--;
+    return (int)n;
+}
+
 static int refuse(const rewriter *w, const char *what) {
-    return fail(EXIT_INPUT, "%s: regular expression '%.200s': %s at byte %zu is not supported", w->where, w->p, what,
-                w->i);
+    return fail(EXIT_INPUT, "%s: regular expression '%.*s': %s at byte %zu is not supported", w->where, shown(w->p),
+                w->p, what, w->i);
 }
 
 static bool is_category(const char *s, size_t n) {
@@ -132,7 +139,7 @@ static int group(rewriter *w) {
     }
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
         size_t n = strlen(kinds[k]);
-        if (strncmp(w->p + w->i, kinds[k], n)) continue;
+        if (strncmp(w->p + w->i, kinds[k], n) != 0) continue;
         put(w, kinds[k], n);
         w->i += n;
         return 0;
@@ -201,7 +208,7 @@ static int compile(regex *r, const char *where, const char *source, const char *
     }
     char message[256];
     pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof message);
-    return fail(EXIT_INPUT, "%s: regular expression '%.200s': %s", where, source, message);
+    return fail(EXIT_INPUT, "%s: regular expression '%.*s': %s", where, shown(source), source, message);
 }
 
 int regex_compile(regex *r, const char *where, const char *pattern, size_t n) {

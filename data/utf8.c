@@ -46,6 +46,11 @@ int utf8_encode(int32_t cp, char out[4]) {
     return n;
 }
 
+static int put_replacement(char *out) {
+    out[0] = '\xef', out[1] = '\xbf', out[2] = '\xbd'; /* U+FFFD */
+    return 3;
+}
+
 /* Moves the decodable part of s[0, n) to out, with replacements; *used is what was consumed (an incomplete end is not).
  */
 static int decode_whole(const char *s, int n, char *out, int *used) {
@@ -54,8 +59,7 @@ static int decode_whole(const char *s, int n, char *out, int *used) {
         int k = utf8_char(s + i, n - i);
         if (k == 0) break;
         if (k < 0) {
-            memcpy(out + w, UTF8_REPLACEMENT, 3);
-            w += 3;
+            w += put_replacement(out + w);
             i -= k;
             continue;
         }
@@ -89,6 +93,5 @@ int utf8_stream_feed(utf8_stream *s, const char *bytes, int n, char *out) {
 int utf8_stream_end(utf8_stream *s, char *out) {
     if (!s->n) return 0;
     s->n = 0; /* a held beginning is one maximal subpart */
-    memcpy(out, UTF8_REPLACEMENT, 3);
-    return 3;
+    return put_replacement(out);
 }

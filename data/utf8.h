@@ -5,8 +5,6 @@
 
 #include <stdint.h>
 
-#define UTF8_REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
-
 /* Length 1-4 of the character at s; 0 when s[0, n) ends inside it; -k when its first k bytes can start no character. */
 int utf8_char(const char *s, int64_t n);
 int32_t utf8_decode(const char *s, int *len); /* code point of a valid character */

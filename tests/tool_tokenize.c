@@ -15,9 +15,15 @@ typedef struct {
     int flags;
 } options;
 
-static void print_list(const int64_t *v, const int32_t *w, int64_t n) {
+static void print_ids(const token_list *l) {
     putchar('[');
-    for (int64_t i = 0; i < n; i++) printf(i ? ", %ld" : "%ld", v ? (long)v[i] : (long)w[i]);
+    for (int64_t i = 0; i < l->n; i++) printf(i ? ", %d" : "%d", l->id[i]);
+    putchar(']');
+}
+
+static void print_places(const int64_t *v, int64_t n) {
+    putchar('[');
+    for (int64_t i = 0; i < n; i++) printf(i ? ", %ld" : "%ld", (long)v[i]);
     putchar(']');
 }
 
@@ -35,14 +41,14 @@ static int tokenize_line(const tokenizer *t, const options *o, const char *line,
     int rc = tokenizer_encode(t, line, (int64_t)n, o->flags, &l);
     if (!rc && o->spans) {
         putchar('[');
-        print_list(NULL, l.id, l.n);
+        print_ids(&l);
         fputs(", ", stdout);
-        print_list(l.begin, NULL, l.n);
+        print_places(l.begin, l.n);
         fputs(", ", stdout);
-        print_list(l.end, NULL, l.n);
+        print_places(l.end, l.n);
         puts("]");
     } else if (!rc) {
-        print_list(NULL, l.id, l.n);
+        print_ids(&l);
         putchar('\n');
     }
     json_decref(value);
