@@ -108,5 +108,5 @@ awk '
         printf "%-22s %-5s %-9s %-10s %10s %10s %8s\n", "", "base", "compute", "recompute", "tokens/s", "peak GB", "ratio"
         for (i = 1; i <= NR; i++)
             printf "%-22s %-5s %-9s %-10s %10.1f %10.2f %8s\n", who[i], base[i], compute[i], check[i] == "true" ? "yes" : "no",
-                speed[i], rss[i] / 1e9, best[base[i]] > 0 ? sprintf("%.2f x", speed[i] / best[base[i]]) : "-"
+                speed[i], rss[i] / 1e9, (best[base[i]] > 0 ? sprintf("%.2f x", speed[i] / best[base[i]]) : "-")
     }' "$out/results.jsonl"
