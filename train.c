@@ -100,7 +100,7 @@ static void worst_batch(trainer *t) {
 /* Runs build and the worst step on backend "plan", prints what they took, and opens a session of exactly that. */
 static int plan_and_open(trainer *t) {
     step_sums sums = {0};
-    if (session_plan(&t->s) || build(t)) return -1;
+    if (session_plan(&t->s, !strcmp(t->cfg.activation_dtype, "bf16")) || build(t)) return -1;
     worst_batch(t);
     forward_backward(t, &sums);
     session planned = t->s;
@@ -163,6 +163,9 @@ static int open_trainer(trainer *t) {
     if (c->sequence_len > t->src.hp.context)
         return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path, (long)c->sequence_len,
                     (long)t->src.hp.context, c->base_model);
+    if (c->gradient_checkpointing && !strcmp(c->activation_dtype, "bf16"))
+        return fail(EXIT_USAGE, "%s: key 'activation_dtype': bf16 and gradient_checkpointing exclude each other: with checkpointing "
+                                "only the inputs of blocks are kept, in fp32", c->path);
     if (dataset_open(&t->ds, c, t->tok, chat, (int)t->src.hp.vocab)) return -1;
     dataset_summary(&t->ds, stdout);
     int rows = dataset_rows_max(&t->ds);

@@ -19,12 +19,12 @@ static void plan_row(const char *what, double bytes) { printf("  %-42s %10.1f Mi
 void train_log_plan(const session *s, const session *planned, const model_source *src, int rows) {
     double adapter_bytes = 4.0 * (double)planned->ad.n * sizeof(float); /* parameters, gradients, two moments */
     double made = (double)planned->run.peak - adapter_bytes, total = (double)s->k.scratch_bytes;
-    total += (double)(planned->run.peak + planned->act.peak + planned->tmp.peak);
+    total += (double)(planned->run.peak + planned->act.peak + planned->tmp.peak + planned->window.peak);
     printf("memory plan (largest batch: %d tokens; %s, %d threads)\n", rows, s->k.be->name, s->k.threads);
     plan_row("base model, mapped from its file", (double)file_bytes(src));
     plan_row("base model, made while loading", made > 0 ? made : 0);
     plan_row("adapter, gradients, optimiser", adapter_bytes);
-    plan_row("activations of a step", (double)planned->act.peak);
+    plan_row("activations of a step", (double)(planned->act.peak + planned->window.peak));
     plan_row("scratch", (double)planned->tmp.peak + (double)s->k.scratch_bytes);
     plan_row("allocated", total);
 }

@@ -14,7 +14,7 @@ tensor *op_attention(tape *t, tensor *q, tensor *k, tensor *v, const attn *a) {
     int64_t rows = q->val.rows;
     bool needs_grad = q->needs_grad || k->needs_grad || v->needs_grad;
     tensor *o = tape_tensor(t, rows, q->val.cols, needs_grad);
-    float *lse = arena_array(t->recording && needs_grad ? t->act : t->tmp, (size_t)(rows * a->heads), sizeof *lse);
+    float *lse = t->recording && needs_grad ? tape_floats(t, rows * a->heads) : NULL;
     attention_node *s = tape_record(t, sizeof *s, attention_backward, o);
     if (s) s->q = q, s->k = k, s->v = v, s->a = a, s->lse = lse;
     t->k->be->attn_fwd(t->k, o->val, lse, q->val, k->val, v->val, a);

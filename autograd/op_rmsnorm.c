@@ -19,7 +19,7 @@ static void rmsnorm_backward(tape *t, node *n) {
 tensor *op_rmsnorm(tape *t, tensor *x, const float *g, float eps) {
     rmsnorm_maker *m = tape_host(t, sizeof *m);
     *m = (rmsnorm_maker){x, g, eps};
-    float *rstd = t->recording && x->needs_grad ? arena_array(t->act, (size_t)x->val.rows, sizeof *rstd) : NULL;
+    float *rstd = t->recording && x->needs_grad ? tape_floats(t, x->val.rows) : NULL;
     tensor *y = tape_transient(t, x->val.rows, x->val.cols, x->needs_grad, rmsnorm_remake, m);
     rmsnorm_node *s = tape_record(t, sizeof *s, rmsnorm_backward, y);
     if (s) s->x = x, s->g = g, s->eps = eps, s->rstd = rstd;

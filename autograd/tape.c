@@ -41,6 +41,10 @@ void *tape_record(tape *t, size_t bytes, backward_fn *backward, tensor *out) {
     return t->last = n;
 }
 
+float *tape_floats(tape *t, int64_t n) {
+    return arena_array(t->main_act ? t->main_act : t->act, (size_t)n, sizeof(float));
+}
+
 mat tape_scratch(tape *t, int64_t rows, int64_t cols) { return alloc_mat(t->tmp, rows, cols); }
 
 mat tape_value(tape *t, const tensor *x) {
@@ -79,6 +83,8 @@ typedef struct {
     void *ctx;
     tensor *x, *inner_y;
     node *inner;
+    uint16_t *packed; /* the window's first `floats` floats, when the tape has one */
+    int64_t floats;
 } segment_node;
 
 static void segment_backward(tape *t, node *n) {
@@ -88,6 +94,7 @@ static void segment_backward(tape *t, node *n) {
     tensor *x = s->x, *y = s->inner_y;
     if (s->inner) {
         act = t->act->used;
+        if (s->packed) t->k->be->bf16_unpack(t->k, (float *)t->window->base, s->packed, s->floats);
         t->last = s->inner;
     } else {
         act = t->act->used;
@@ -129,6 +136,20 @@ static tensor *segment_bare(tape *t, segment_fn *f, void *ctx, tensor *x, bool n
     return y;
 }
 
+static void enter_window(tape *t) {
+    if (!t->window) return;
+    t->main_act = t->act, t->act = t->window;
+}
+
+static void leave_window(tape *t, segment_node *s) {
+    if (!t->window) return;
+    s->floats = (int64_t)(t->window->used / sizeof(float)); /* a multiple of 16: arenas hand out whole cache lines */
+    t->act = t->main_act, t->main_act = NULL;
+    s->packed = arena_array(t->act, (size_t)s->floats, sizeof *s->packed);
+    t->k->be->bf16_pack(t->k, s->packed, (const float *)t->window->base, s->floats);
+    arena_release(t->window, 0);
+}
+
 tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x, bool trainable) {
     CHECK(!t->in_segment, "segments do not nest%s", "");
     bool needs_grad = t->recording && (x->needs_grad || trainable);
@@ -140,10 +161,15 @@ tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x, bool trainabl
     }
     node *outer = t->last;
     t->last = NULL;
-    tensor *made = segment_run(t, f, ctx, x), *y = tape_wrap(t, made->val, true);
+    tensor *y = t->window ? tape_tensor(t, x->val.rows, x->val.cols, true) : NULL;
+    enter_window(t);
+    tensor *made = segment_run(t, f, ctx, x);
     node *inner = t->last;
     t->last = outer;
+    if (y) t->k->be->copy(t->k, y->val, made->val);
+    else y = tape_wrap(t, made->val, true);
     segment_node *s = tape_record(t, sizeof *s, segment_backward, y);
     s->f = f, s->ctx = ctx, s->x = x, s->inner = inner, s->inner_y = made;
+    leave_window(t, s);
     return y;
 }

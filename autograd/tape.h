@@ -8,7 +8,8 @@
  *
  * A segment (one layer) is the unit of gradient memory and of checkpointing: gradients of tensors made inside are released
  * when its backward pass is done, and with t->checkpoint only its input and output survive the forward pass; f is run again,
- * recorded, in the backward pass (Chen et al. 2016). */
+ * recorded, in the backward pass (Chen et al. 2016). With t->window the values inside a segment are made in the window, kept as
+ * bf16, and brought back to the same addresses for the backward pass: half the memory, and gradients that see rounded values. */
 #ifndef PEFT_AUTOGRAD_TAPE_H
 #define PEFT_AUTOGRAD_TAPE_H
 
@@ -44,9 +45,11 @@ struct tape {
     kctx *k;
     arena *act, *tmp; /* device memory: values and gradients; scratch */
     arena *host;      /* tensors and nodes themselves */
+    arena *window;    /* NULL, or where a segment's values are made before they are kept as bf16 in act (activation_dtype) */
     bool recording;  /* false: inference, evaluation, the first run of a checkpointed segment */
     bool checkpoint; /* run segments again in the backward pass */
     bool training;   /* dropout is on */
+    arena *main_act;  /* act itself while a segment runs in the window */
     bool in_segment, replaying; /* replaying: a checkpointed segment is run again, just before its backward pass */
     node *last;                 /* most recent node */
 };
@@ -59,6 +62,8 @@ tensor *tape_wrap(tape *t, mat val, bool needs_grad);                       /* o
 /* Inside a segment that will not be replayed: memory from tmp, and tape_value makes it again from `maker` (any host memory
  * from tape_host); elsewhere the same as tape_tensor. */
 tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker);
+/* n floats that stay fp32 whatever activation_dtype says: statistics that the backward pass divides or exponentiates. */
+float *tape_floats(tape *t, int64_t n);
 void *tape_host(tape *t, size_t bytes); /* zeroed; lives as long as the nodes around it */
 /* A node of `bytes` (header included), linked in when the tape records and out needs a gradient; else NULL. */
 void *tape_record(tape *t, size_t bytes, backward_fn *backward, tensor *out);

@@ -45,7 +45,7 @@ int generator_open(generator *g, const model_source *src, const inference_option
     g->ids = xcalloc((size_t)context, sizeof *g->ids);
     g->candidates = xcalloc((size_t)src->hp.vocab, sizeof *g->candidates);
     batch_open(&g->b, PREFILL_ROWS, 1);
-    if (session_plan(&g->s) || build(g, src, o)) return -1;
+    if (session_plan(&g->s, false) || build(g, src, o)) return -1;
     append(g, worst, context < PREFILL_ROWS ? context : PREFILL_ROWS);
     session planned = g->s;
     kv_cache_close(&g->kv);
@@ -114,7 +114,7 @@ int scorer_open(scorer *r, const model_source *src, const inference_options *o, 
     batch_open(&r->b, longest, 1);
     batch_add(&r->b, worst, worst, longest, 0);
     free(worst);
-    if (session_plan(&r->s) || build_scorer(r, src, o)) return -1;
+    if (session_plan(&r->s, false) || build_scorer(r, src, o)) return -1;
     score(r);
     session planned = r->s;
     int bad = session_open(&r->s, &planned, o->backend, o->threads);

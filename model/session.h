@@ -8,14 +8,16 @@
 
 typedef struct session {
     kctx k;
-    arena run, act, tmp, host; /* weights and state; activations; scratch of one op; tensors and nodes themselves */
+    /* weights and state; activations; scratch of one op; tensors and nodes themselves; a segment's values with half == true */
+    arena run, act, tmp, host, window;
+    bool half; /* activation_dtype: bf16 */
     model m;
     adapter ad; /* n == 0: none */
 } session;
 
 /* A session in two passes over the same code. session_plan: arenas that count, kernels that do nothing. After the caller's
  * worst step has been run on it, session_open maps exactly the counted peaks and is given to the same code again. */
-int session_plan(session *s);
+int session_plan(session *s, bool half);
 int session_open(session *s, const session *planned, const char *backend, int threads); /* threads 0: one a core */
 void session_close(session *s);
 /* The model over s->run, and an adapter when lora is not NULL (taken over). */

@@ -93,6 +93,14 @@ static void run_scale(lab *l, const int *s) {
     l->c->be->scale_rows(l->c, y, y, vector(l, s[0]));
 }
 
+static void run_bf16(lab *l, const int *s) {
+    float *x = vector(l, s[0]), *y = vector(l, s[0]);
+    uint16_t *h = take(l, (size_t)s[0] * sizeof *h);
+    x[0] = INFINITY, x[1] = -0.0f, x[2] = 0x1.01p0f; /* a tie */
+    l->c->be->bf16_pack(l->c, h, x, s[0]);
+    l->c->be->bf16_unpack(l->c, y, h, s[0]);
+}
+
 static void run_bias(lab *l, const int *s) {
     mat y = in(l, s[0], s[1], s[2]);
     l->c->be->add_bias(l->c, y, vector(l, s[1]));
@@ -252,6 +260,8 @@ static const kernel_case cases[] = {
     {"scale large", run_scale, {61, 500, 4}},
     {"bias", run_bias, {4, 33, 0}},
     {"bias large", run_bias, {50, 576, 8}},
+    {"bf16", run_bf16, {16 * 37}},
+    {"bf16 large", run_bf16, {1 << 16}},
     {"dropout", run_dropout, {7, 13, 1, 10}},
     {"dropout large", run_dropout, {65, 600, 0, 50}},
     {"dropout none", run_dropout, {3, 70, 0, 0}},

@@ -21,6 +21,8 @@ enum { ROWS = 64, SEQS = 8, CONTEXT = 40 };
 /* A session on the tiny model with room for ROWS tokens; lora: an adapter of rank 4 on everything, A and B both seeded. */
 typedef struct { model_source src; session s; batch b; kv_cache kv; int32_t rows[ROWS], target[ROWS]; float weight[ROWS]; } fixture;
 
+static bool half; /* activation_dtype: bf16 for the next fixture */
+
 static void build(fixture *f, bool four_bit, bool lora) {
     model_options o = {four_bit, true, ROWS};
     lora_config l = {.r = 4, .alpha = 8, .all_linear = true};
@@ -47,7 +49,7 @@ static void open_fixture(fixture *f, const char *model, bool four_bit, bool lora
     snprintf(path, sizeof path, GOLDEN "%s", model);
     if (model_source_open(&f->src, path)) fail_msg("%s", fail_text());
     batch_open(&f->b, ROWS, SEQS);
-    assert_int_equal(session_plan(&f->s), 0);
+    assert_int_equal(session_plan(&f->s, half), 0);
     build(f, four_bit, lora);
     batch_add(&f->b, ids, ids, ROWS, 0);
     worst_step(f, true);
@@ -210,6 +212,25 @@ static void test_packing(void **state) {
     free(want.grad), free(got.grad);
 }
 
+/* Kept in bf16 (8 bits of mantissa, relative error 2^-9) the forward pass keeps its bits; the gradient of a sum over rows sees
+ * independent errors of that size through a few products: 1e-2 of its norm. */
+static void test_half(void **state) {
+    (void)state;
+    step want, got;
+    golden_step(&want, "auto", 2, false, true);
+    half = true;
+    golden_step(&got, "auto", 2, false, true);
+    half = false;
+    assert_memory_equal(want.logprob, got.logprob, (size_t)want.n * sizeof(float));
+    double error = 0, norm = 0;
+    for (int64_t i = 0; i < (int64_t)want.sums.sumsq; i++) {
+        double d = (double)want.grad[i] - (double)got.grad[i];
+        error += d * d, norm += (double)want.grad[i] * (double)want.grad[i];
+    }
+    assert_true(error > 0 && sqrt(error) <= 1e-2 * sqrt(norm));
+    free(want.grad), free(got.grad);
+}
+
 /* Prefill in pieces and token by token, two sequences at once, give the bits of the whole sequence. */
 static void test_cache(void **state) {
     (void)state;
@@ -241,6 +262,6 @@ static void test_cache(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_logits), cmocka_unit_test(test_logits_nf4),
                                        cmocka_unit_test(test_threads_and_isa), cmocka_unit_test(test_checkpointing),
-                                       cmocka_unit_test(test_packing), cmocka_unit_test(test_cache)};
+                                       cmocka_unit_test(test_packing), cmocka_unit_test(test_half), cmocka_unit_test(test_cache)};
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

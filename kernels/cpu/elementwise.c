@@ -57,6 +57,18 @@ void ISA(add_bias)(kctx *c, mat y, const float *bias) {
     }
 }
 
+void ISA(bf16_pack)(kctx *c, uint16_t *y, const float *x, int64_t n) {
+    int threads = team(c, n);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < n / 16; i++) v16_to_bf16(y + 16 * i, v16_load(x + 16 * i));
+}
+
+void ISA(bf16_unpack)(kctx *c, float *y, const uint16_t *x, int64_t n) {
+    int threads = team(c, n);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < n / 16; i++) v16_store(y + 16 * i, v16_from_bf16(x + 16 * i));
+}
+
 enum { DRAW_BLOCKS = 64, DRAW = 4 * DRAW_BLOCKS }; /* Philox blocks drawn together, and their features */
 
 /* One round of rng_philox on all blocks; the products' high and low halves are apart as the compiler wants them to make

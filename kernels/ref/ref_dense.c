@@ -132,3 +132,13 @@ void adamw_ref(kctx *c, float *p, const float *g, float *m, float *v, int64_t n,
         p[i] = fmaf(-step, m[i] / (sqrtf(v[i]) / root + eps), decayed);
     }
 }
+
+void bf16_pack_ref(kctx *c, uint16_t *y, const float *x, int64_t n) {
+    (void)c;
+    for (int64_t i = 0; i < n; i++) y[i] = float_to_bf16(x[i]);
+}
+
+void bf16_unpack_ref(kctx *c, float *y, const uint16_t *x, int64_t n) {
+    (void)c;
+    for (int64_t i = 0; i < n; i++) y[i] = bf16_to_float(x[i]);
+}
