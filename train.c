@@ -68,6 +68,23 @@ static lora_config adapter_config(const trainer *t, int *bad) {
     return l;
 }
 
+static void open_optimiser(trainer *t) {
+    const config *c = &t->cfg;
+    const adapter *ad = &t->s.ad;
+    adamw *o = &t->opt;
+    if (!strcmp(c->optimizer, "adamw_8bit")) {
+        adamw_range *tensor = xcalloc((size_t)ad->n_views, sizeof *tensor);
+        for (int i = 0; i < ad->n_views; i++) {
+            const param *p = &ad->views[i].p;
+            tensor[i] = (adamw_range){p->val - ad->param, p->rows * p->cols};
+        }
+        adamw_open_8bit(o, ad->param, ad->grad, ad->n, tensor, ad->n_views, &t->s.k, &t->s.run);
+        free(tensor);
+    } else adamw_open(o, ad->param, ad->grad, ad->n, &t->s.k, &t->s.run);
+    o->beta1 = c->adam_beta1, o->beta2 = c->adam_beta2, o->eps = c->adam_epsilon;
+    o->weight_decay = c->weight_decay, o->max_norm = c->max_grad_norm;
+}
+
 /* The same code for the plan and for the run: base, adapter, optimiser. */
 static int build(trainer *t) {
     const config *c = &t->cfg;
@@ -77,9 +94,7 @@ static int build(trainer *t) {
     if (bad || session_load(&t->s, &t->src, &o, &l, (uint64_t)c->seed, true)) return -1;
     if (t->s.m.nonfinite)
         return fail(EXIT_INPUT, "%s: %s: such a base cannot be trained on; get the file again", t->src.path, t->s.m.nonfinite);
-    adamw_open(&t->opt, t->s.ad.param, t->s.ad.grad, t->s.ad.n, &t->s.k, &t->s.run);
-    t->opt.beta1 = c->adam_beta1, t->opt.beta2 = c->adam_beta2, t->opt.eps = c->adam_epsilon;
-    t->opt.weight_decay = c->weight_decay, t->opt.max_norm = c->max_grad_norm;
+    open_optimiser(t);
     return 0;
 }
 
@@ -105,7 +120,7 @@ static int plan_and_open(trainer *t) {
     forward_backward(t, &sums);
     session planned = t->s;
     if (session_open(&t->s, &planned, t->cfg.backend, (int)t->cfg.threads)) return -1;
-    train_log_plan(&t->s, &planned, &t->src, t->b.rows);
+    train_log_plan(&t->s, &planned, t->opt.bytes, &t->src, t->b.rows);
     session_close(&planned);
     return build(t);
 }

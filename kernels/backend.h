@@ -68,6 +68,20 @@ typedef struct adamw_hp {
     double bias1, bias2_sqrt; /* 1 - beta1^t, sqrt(1 - beta2^t) */
 } adamw_hp;
 
+/* AdamW's moments in 8 bits (Dettmers et al. 2022, as bitsandbytes.optim.AdamW8bit): a moment is map[code] * scale,
+ * where the scale is the largest absolute value of its block of ADAMW8_BLOCK elements of one tensor (the last block of a
+ * tensor may be shorter). The map is nf4_dynamic_map for the mean and adamw8_map for the mean square. Memory of zeros
+ * is moments of zero. */
+enum { ADAMW8_BLOCK = 256 };
+typedef struct adamw8_tensor { int64_t begin, n, code, block; } adamw8_tensor; /* elements; its first code and scale */
+typedef struct adamw8 {
+    const adamw8_tensor *tensor; /* [tensors], code and block ascending */
+    int64_t tensors, blocks;
+    uint8_t *m, *v;          /* [sum of n] */
+    float *m_scale, *v_scale; /* [blocks] */
+} adamw8;
+extern const float adamw8_map[256]; /* bitsandbytes' unsigned dynamic map, ascending from 0 to 1 */
+
 struct backend {
     const char *name;
 #define K(name, args) void(*name) args;

@@ -104,7 +104,7 @@ static void test_one_pass(void **state) {
         "t.yaml:12:5: unknown key 'learning_rate': it is a key of the file itself: write it without indentation\n"
         "t.yaml:13:5: datasets: found text, expected an entry with path and type\n"
         "t.yaml:14:15: sequence_len: found '1_000' (a number with underscores), expected an integer in [2, 1048576]\n"
-        "t.yaml:15:12: optimizer: found 'sgd', expected adamw_torch\n"
+        "t.yaml:15:12: optimizer: found 'sgd', expected one of adamw_torch, adamw_8bit\n"
         "t.yaml:16:31: lora_target_modules: found a list or map in the list, expected a name\n"
         "t.yaml:17:13: num_epochs: found '1e-4x' (no number), expected a number in (0, 1000000]\n"
         "t.yaml:18:12: max_steps: found '9223372036854775808' (more than 64 bits hold), expected an integer in "
@@ -131,7 +131,7 @@ static void test_unknown(void **state) {
     (void)state;
     refuses(
         BASE "path: d.jsonl\nlora:\n  lora_r: 8\nlr: 1e-4\nbf15: auto\nsomething: 1\nhub_model_id: me/x\n"
-             "load_in_8bit: true\noptimizer: adamw_bnb_8bit\ngradient_checkpointing: offload\n"
+             "load_in_8bit: true\noptimizer: adamw_torch_4bit\ngradient_checkpointing: offload\n"
              "special_tokens:\n  eos_token: x\n  pad_tokn: y\nR: 3\nlerning_rat: 1\nlrning_rat: 1\n",
         "t.yaml:3:1: unknown key 'path': it belongs into an entry of datasets\n"
         "t.yaml:4:1: unknown key 'lora': keys are not nested here: write lora_r without indentation\n"
@@ -142,9 +142,8 @@ static void test_unknown(void **state) {
         "t.yaml:10:1: 'load_in_8bit' is known to axolotl, not supported here: use load_in_4bit: true, or an "
         "8-bit GGUF file "
         "as base_model\n"
-        "t.yaml:11:12: optimizer: 'adamw_bnb_8bit' is known to axolotl, not supported here: use adamw_torch: "
-        "its moments "
-        "are 32-bit, and small where only adapters train\n"
+        "t.yaml:11:12: optimizer: 'adamw_torch_4bit' is known to axolotl, not supported here: use adamw_8bit: "
+        "bitsandbytes' moments, in 8 bits\n"
         "t.yaml:12:25: gradient_checkpointing: 'offload' is known to axolotl, not supported here: use true: "
         "layer inputs "
         "stay in memory\n"

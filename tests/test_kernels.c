@@ -224,6 +224,29 @@ static void run_adamw(lab *l, const int *s) {
     l->c->be->adamw(l->c, p, g, m, v, s[0], &hp);
 }
 
+/* Three tensors out of order with gaps between them: s[0] elements, the second one a block of zeros and a huge value,
+ * the third shorter than a block. Several steps, so that moments come back from every code. */
+static void run_adamw8(lab *l, const int *s) {
+    const int64_t n = s[0], second = 700, third = 3, all = n + second + third + 20, codes = n + second + third;
+    const int64_t blocks = (n + 255) / 256 + 3 + 1;
+    adamw8_tensor *t = take(l, 3 * sizeof *t);
+    t[0] = (adamw8_tensor){second + 5, n, 0, 0}, t[1] = (adamw8_tensor){0, second, n, blocks - 4};
+    t[2] = (adamw8_tensor){all - third, third, n + second, blocks - 1};
+    uint8_t *m = take(l, (size_t)codes), *v = take(l, (size_t)codes);
+    float *m_scale = take(l, (size_t)blocks * sizeof *m_scale), *v_scale = take(l, (size_t)blocks * sizeof *v_scale);
+    memset(m, 0, (size_t)codes), memset(v, 0, (size_t)codes);
+    memset(m_scale, 0, (size_t)blocks * sizeof *m_scale), memset(v_scale, 0, (size_t)blocks * sizeof *v_scale);
+    const adamw8 state = {t, 3, blocks, m, v, m_scale, v_scale};
+    float *p = vector(l, all);
+    adamw_hp hp = {1e-3, 0.9, 0.999, 1e-8, 0.01, 0.125, 0.19, 0.0447};
+    for (int step = 0; step < 3; step++) {
+        float *g = vector(l, all);
+        for (int64_t i = 0; i < all; i++) g[i] *= expf(4 * draw(l)); /* the maps' decades */
+        memset(g, 0, 256 * sizeof *g), g[300] = 1e12f, g[301] = -1e-12f, g[600] = -0.0f;
+        l->c->be->adamw_8bit(l->c, p, g, &state, &hp);
+    }
+}
+
 /* attention: heads, key heads, dim, window, gap, then the token counts of up to three sequences; s[8] = cached keys */
 
 static void run_attention(lab *l, const int *s) {
@@ -297,6 +320,8 @@ static const kernel_case cases[] = {
     {"sumsq large", run_sumsq, {100003}},
     {"adamw", run_adamw, {31}},
     {"adamw large", run_adamw, {50001}},
+    {"adamw 8 bit", run_adamw8, {257}},
+    {"adamw 8 bit large", run_adamw8, {20007}},
     {"attention 1", run_attention, {1, 1, 1, 0, 0, 1, 0, 0, 0}},
     {"attention odd", run_attention, {2, 1, 5, 0, 1, 7, 1, 30, 0}},
     {"attention block", run_attention, {1, 1, 16, 0, 0, 96, 97, 95, 0}},

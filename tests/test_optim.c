@@ -1,6 +1,8 @@
-/* Schedules against transformers' get_scheduler and AdamW against torch.optim.AdamW (tests/golden/make_tiny.py). */
+/* Schedules against transformers' get_scheduler, AdamW against torch.optim.AdamW (tests/golden/make_tiny.py) and its
+ * 8-bit moments against bitsandbytes.optim.AdamW8bit (tests/golden/make_adamw8.py). */
 #include "core/file.h"
 #include "core/json.h"
+#include "core/safetensors.h"
 #include "kernels/ref/ref.h"
 #include "optim/adamw.h"
 #include "optim/schedule.h"
@@ -62,14 +64,16 @@ static void test_adamw(void **state) {
         int64_t n = (int64_t)json_array_size(initial);
         assert_int_equal(arena_open(&run, "run", 1 << 16), 0);
         adamw_open(&o, param, grad, n, &k, &run);
-        o.beta1 = real(c, "beta1"), o.beta2 = real(c, "beta2"), o.eps = real(c, "eps"), o.weight_decay = real(c, "weight_decay");
+        o.beta1 = real(c, "beta1"), o.beta2 = real(c, "beta2"), o.eps = real(c, "eps"),
+        o.weight_decay = real(c, "weight_decay");
         json_array_foreach(initial, j, v) param[j] = (float)json_number_value(v);
         json_array_foreach(json_object_get(c, "steps"), s, step) {
             step_sums sums = {.weight = 1};
             json_array_foreach(json_object_get(step, "grad"), j, v) grad[j] = (float)json_number_value(v);
             adamw_step(&o, &k, real(c, "lr"), &sums);
             json_array_foreach(json_object_get(step, "param"), j, v)
-                assert_true(fabs((double)param[j] - json_number_value(v)) <= 2e-7 * fabs(json_number_value(v)) + 1e-4 * real(c, "lr"));
+                assert_true(fabs((double)param[j] - json_number_value(v)) <=
+                            2e-7 * fabs(json_number_value(v)) + 1e-4 * real(c, "lr"));
         }
         arena_close(&run);
     }
@@ -97,8 +101,110 @@ static void test_clip_and_skip(void **state) {
     arena_close(&run);
 }
 
+/* make_adamw8.py's word() and values() */
+static float value(uint32_t i) {
+    uint32_t x = i * 2654435761u;
+    x ^= x >> 15;
+    x *= 2246822519u;
+    x ^= x >> 13;
+    return ldexpf((float)(x >> 11) / 0x1p20f - 1, -(int)(x & 15));
+}
+
+enum { SIZES = 3, STEPS = 6, TOTAL = 4096 + 4095 + 4396, QUIET = 2 };
+static const adamw_range sizes[SIZES] = {{0, 4096}, {4096, 4095}, {8191, 4396}};
+
+static void train8(adamw *o, kctx *k, uint32_t from, uint32_t to) {
+    o->beta1 = 0.9, o->beta2 = 0.99, o->eps = 1e-8, o->weight_decay = 0.1;
+    for (uint32_t s = from; s < to; s++) {
+        step_sums sums = {.weight = 1};
+        for (uint32_t i = 0; i < TOTAL; i++)
+            o->grad[i] = s < QUIET && i >= 256 && i < 512 ? 0 : value((s + 1) * TOTAL + i);
+        adamw_step(o, k, 1e-2, &sums);
+    }
+}
+
+static const st_tensor *gold8(const safetensors *st, const char *name, int t) {
+    char full[32];
+    snprintf(full, sizeof full, "%s%d", name, t);
+    return safetensors_find(st, full);
+}
+
+static void check_codes(const st_tensor *want, const uint8_t *got, int64_t n) {
+    assert_true((int64_t)want->bytes == n);
+    for (int64_t i = 0; i < n; i++)
+        if (got[i] != want->data[i])
+            fail_msg("'%s': code %ld is %d, expected %d", want->name, (long)i, got[i], want->data[i]);
+}
+
+static void check_floats(const st_tensor *want, const float *got, int64_t n) {
+    assert_true((int64_t)want->bytes == n * 4);
+    for (int64_t i = 0; i < n; i++) {
+        float w;
+        memcpy(&w, want->data + 4 * i, 4);
+        if (!(fabs((double)w - (double)got[i]) <= 1e-6 * fabs((double)w) + 1e-8))
+            fail_msg("'%s': %ld is %.9g, expected %.9g", want->name, (long)i, (double)got[i], (double)w);
+    }
+}
+
+/* The same codes, every one; scales and parameters differ by the order of operations. */
+static void test_adamw8(void **state) {
+    (void)state;
+    static float param[TOTAL], grad[TOTAL];
+    kctx k = {&backend_ref, 1, NULL, 0};
+    arena plan, run;
+    adamw o;
+    safetensors st;
+    arena_plan(&plan, "plan");
+    kctx planner = {&backend_plan, 1, NULL, 0};
+    adamw_open_8bit(&o, param, grad, TOTAL, sizes, SIZES, &planner, &plan);
+    assert_int_equal(arena_open(&run, "run", plan.peak), 0);
+    adamw_open_8bit(&o, param, grad, TOTAL, sizes, SIZES, &k, &run);
+    assert_true(run.used == plan.peak && o.bytes == plan.peak);
+    assert_true(o.bytes < 4095 * 8 + (4096 + 4396) * 2 + 1024);
+    assert_true(o.wides == 1 && o.q.tensors == 2 && o.q.blocks == 16 + 18);
+    for (uint32_t i = 0; i < TOTAL; i++) param[i] = value(i);
+    train8(&o, &k, 0, STEPS);
+    assert_int_equal(safetensors_open(&st, "tests/golden/adamw8.safetensors"), 0);
+    for (int t = 0, q = 0; t < SIZES; t++) {
+        check_floats(gold8(&st, "p", t), param + sizes[t].begin, sizes[t].n);
+        if (!gold8(&st, "state1_", t)) continue;
+        const adamw8_tensor *a = &o.q.tensor[q++];
+        int64_t blocks = (a->n + 255) / 256;
+        check_codes(gold8(&st, "state1_", t), o.q.m + a->code, a->n),
+            check_codes(gold8(&st, "state2_", t), o.q.v + a->code, a->n);
+        check_floats(gold8(&st, "absmax1_", t), o.q.m_scale + a->block, blocks);
+        check_floats(gold8(&st, "absmax2_", t), o.q.v_scale + a->block, blocks);
+    }
+    safetensors_close(&st);
+    arena_close(&run), arena_close(&plan);
+}
+
+/* What adamw.h calls the state is all of it. */
+static void test_adamw8_state(void **state) {
+    (void)state;
+    static float param[2][TOTAL], grad[TOTAL];
+    kctx k = {&backend_ref, 1, NULL, 0};
+    arena run;
+    adamw o, p;
+    assert_int_equal(arena_open(&run, "run", 1 << 18), 0);
+    adamw_open_8bit(&o, param[0], grad, TOTAL, sizes, SIZES, &k, &run);
+    adamw_open_8bit(&p, param[1], grad, TOTAL, sizes, SIZES, &k, &run);
+    for (uint32_t i = 0; i < TOTAL; i++) param[0][i] = value(i);
+    train8(&o, &k, 0, 3);
+    memcpy(param[1], param[0], sizeof *param);
+    size_t wide = (size_t)o.wide_n * sizeof(float), blocks = (size_t)o.q.blocks * sizeof(float);
+    memcpy(p.m, o.m, wide), memcpy(p.v, o.v, wide);
+    memcpy(p.q.m, o.q.m, (size_t)(o.n - o.wide_n)), memcpy(p.q.v, o.q.v, (size_t)(o.n - o.wide_n));
+    memcpy(p.q.m_scale, o.q.m_scale, blocks), memcpy(p.q.v_scale, o.q.v_scale, blocks);
+    p.t = o.t;
+    train8(&o, &k, 3, STEPS), train8(&p, &k, 3, STEPS);
+    assert_memory_equal(param[0], param[1], sizeof *param);
+    arena_close(&run);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_schedules), cmocka_unit_test(test_adamw),
-                                       cmocka_unit_test(test_clip_and_skip)};
+                                       cmocka_unit_test(test_clip_and_skip), cmocka_unit_test(test_adamw8),
+                                       cmocka_unit_test(test_adamw8_state)};
     return cmocka_run_group_tests_name("optim", tests, NULL, NULL);
 }

@@ -14,7 +14,7 @@
  *              gate * fmaf(3 GELU_B, gate * gate, GELU_A)
  *   sumsq      double lanes, blocks of SUMSQ_BLOCK elements added in order
  *   dropout    dropout_key below
- *   attention  ref_attention.c;  head, loss: ref_loss.c;  adamw: ref_dense.c
+ *   attention  ref_attention.c;  head, loss: ref_loss.c;  adamw: ref_dense.c, ref_adamw8.c
  *
  * A row's chain over keys holds exactly the keys that the row sees: a masked key adds no zero, so that not even an
  * infinite value beyond the row's number can reach it. */
