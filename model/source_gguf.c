@@ -63,16 +63,6 @@ static int check_experts(const model_source *s) {
                 s->fam->gguf, (long)experts);
 }
 
-static int check_whole(const model_source *s) {
-    int64_t parts;
-    if (gguf_get_int_or(&s->g, "split.count", 0, 65535, 0, &parts)) return -1;
-    if (parts < 2) return 0;
-    return fail(EXIT_INPUT,
-                "%s: key 'split.count': one of %ld parts; parts are not read: join them with llama.cpp's "
-                "llama-gguf-split --merge",
-                s->path, (long)parts);
-}
-
 static int read_family(model_source *s) {
     gguf_str arch;
     if (gguf_get_string(&s->g, "general.architecture", &arch)) return -1;
@@ -132,8 +122,8 @@ static int check_head(const model_source *s) {
 
 int source_open_gguf(model_source *s) {
     s->is_gguf = true;
-    return gguf_open(&s->g, s->path) || read_family(s) || check_whole(s) || check_experts(s) || read_sizes(s) ||
-                   read_vocab(s) || check_head(s) || check_rope(s)
+    return gguf_open(&s->g, s->path) || read_family(s) || check_experts(s) || read_sizes(s) || read_vocab(s) ||
+                   check_head(s) || check_rope(s)
                ? -1
                : 0;
 }
