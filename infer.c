@@ -39,7 +39,8 @@ static const char usage_text[] =
     "\n"
     "  --model M          Hugging Face directory or GGUF file\n"
     "  --adapter DIR      LoRA adapter in PEFT's layout, applied unmerged\n"
-    "  --load-in-4bit     hold the linear layers in NF4, as training with load_in_4bit does\n"
+    "  --load-in-4bit     hold the linear layers in NF4, as training with load_in_4bit does; =false: never\n"
+    "                     (default: what the adapter was trained on; without one, as the file has them)\n"
     "  --no-double-quant  with --load-in-4bit: plain fp32 scales\n"
     "  --prompt TEXT      continue TEXT as it is; with --chat: answer it as one user turn\n"
     "  --chat             talk; an empty line or end of file ends\n"
@@ -59,7 +60,7 @@ enum { OPT_MODEL = 256, OPT_ADAPTER, OPT_4BIT, OPT_PLAIN, OPT_PROMPT, OPT_CHAT, 
        OPT_TOP_P, OPT_TOP_K, OPT_SEED, OPT_JSON, OPT_THREADS, OPT_BACKEND, OPT_HELP };
 
 static const struct option long_options[] = {
-    {"model", 1, NULL, OPT_MODEL},   {"adapter", 1, NULL, OPT_ADAPTER}, {"load-in-4bit", 0, NULL, OPT_4BIT},
+    {"model", 1, NULL, OPT_MODEL},   {"adapter", 1, NULL, OPT_ADAPTER}, {"load-in-4bit", 2, NULL, OPT_4BIT},
     {"no-double-quant", 0, NULL, OPT_PLAIN}, {"prompt", 1, NULL, OPT_PROMPT}, {"chat", 0, NULL, OPT_CHAT},
     {"system", 1, NULL, OPT_SYSTEM}, {"score", 1, NULL, OPT_SCORE},     {"max-tokens", 1, NULL, OPT_MAX},
     {"context", 1, NULL, OPT_CONTEXT}, {"temperature", 1, NULL, OPT_TEMPERATURE}, {"top-p", 1, NULL, OPT_TOP_P},
@@ -74,6 +75,12 @@ static int number(const char *name, const char *text, double lo, double hi, bool
     if (end == text || *end || errno || !(*out >= lo && *out <= hi) || (whole && *out != floor(*out)))
         return fail(EXIT_USAGE, "--%s: found '%s', expected a%s number from %g to %g", name, text, whole ? " whole" : "", lo, hi);
     return 0;
+}
+
+static int take_bool(const char *name, const char *text, bool *out) {
+    *out = !text || !strcmp(text, "true");
+    if (*out || !strcmp(text, "false")) return 0;
+    return fail(EXIT_USAGE, "--%s: found '%s', expected true or false", name, text);
 }
 
 static int take_number(options *o, int opt, const char *name, const char *text) {
@@ -101,7 +108,10 @@ static int parse(options *o, int argc, char **argv) {
     while ((opt = getopt_long(argc, argv, "", long_options, &index)) >= 0) switch (opt) {
         case OPT_MODEL: o->model = optarg; break;
         case OPT_ADAPTER: o->how.adapter = optarg; break;
-        case OPT_4BIT: o->how.load_in_4bit = true; break;
+        case OPT_4BIT:
+            if (take_bool("load-in-4bit", optarg, &o->how.load_in_4bit)) return -1;
+            o->how.base_given = true;
+            break;
         case OPT_PLAIN: o->how.double_quant = false; break;
         case OPT_PROMPT: o->prompt = optarg; break;
         case OPT_CHAT: o->chat = true; break;

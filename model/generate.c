@@ -1,6 +1,7 @@
 #include "model/generate.h"
 #include "core/error.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,12 @@ static int load(session *s, const model_source *src, const inference_options *o,
     model_options mo = {o->load_in_4bit, o->double_quant, positions};
     lora_config l;
     if (o->adapter && lora_config_read(&l, o->adapter)) return -1;
+    if (o->adapter && !o->base_given) {
+        mo.load_in_4bit = l.base != BASE_AS_IS, mo.double_quant = l.base == BASE_NF4_DOUBLE;
+        if (mo.load_in_4bit && s->run.planning)
+            fprintf(stderr, "note: base in %s, as the adapter was trained (--load-in-4bit=false for the weights as they are)\n",
+                    base_quant_names[l.base]);
+    }
     l.dropout = 0;
     if (session_load(s, src, &mo, o->adapter ? &l : NULL, 0, false)) return -1;
     return o->adapter && !s->run.planning ? adapter_load(&s->ad, o->adapter) : 0;

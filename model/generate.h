@@ -12,6 +12,7 @@ typedef struct inference_options {
     const char *adapter; /* PEFT directory or NULL */
     const char *backend;
     int threads;
+    bool base_given;  /* load_in_4bit was said; else the base is what the adapter was trained on */
     bool load_in_4bit, double_quant;
 } inference_options;
 
