@@ -16,7 +16,8 @@ static uint64_t file_bytes(const model_source *s) {
 
 static void plan_row(const char *what, double bytes) { printf("  %-42s %10.1f MiB\n", what, bytes / 1048576); }
 
-void train_log_plan(const session *s, const session *planned, size_t optimiser_bytes, const model_source *src, int rows) {
+void train_log_plan(const session *s, const session *planned, size_t optimiser_bytes, const model_source *src,
+                    int rows) {
     double adapter_bytes = 2.0 * (double)planned->ad.n * sizeof(float) + (double)optimiser_bytes; /* with gradients */
     double made = (double)planned->run.peak - adapter_bytes, total = (double)s->k.scratch_bytes;
     total += (double)(planned->run.peak + planned->act.peak + planned->tmp.peak + planned->window.peak);

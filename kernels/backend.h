@@ -69,9 +69,9 @@ typedef struct adamw_hp {
 } adamw_hp;
 
 /* AdamW's moments in 8 bits (Dettmers et al. 2022, as bitsandbytes.optim.AdamW8bit): a moment is map[code] * scale,
- * where the scale is the largest absolute value of its block of ADAMW8_BLOCK elements of one tensor (the last block of a
- * tensor may be shorter). The map is nf4_dynamic_map for the mean and adamw8_map for the mean square. Memory of zeros
- * is moments of zero. */
+ * where the scale is the largest absolute value of its block of ADAMW8_BLOCK elements of one tensor (a tensor's last
+ * block may be shorter). The map is nf4_dynamic_map for the mean and adamw8_map for the mean square. Memory of zeros is
+ * moments of zero. */
 enum { ADAMW8_BLOCK = 256 };
 typedef struct adamw8_tensor { int64_t begin, n, code, block; } adamw8_tensor; /* elements; its first code and scale */
 typedef struct adamw8 {
