@@ -166,11 +166,11 @@ static int generate(app *a, const token_list *prompt, answer *r) {
         if (tokenizer_is_eog(a->tok, id)) break;
         int n;
         const char *bytes = tokenizer_is_special(a->tok, id) ? (n = 0, "") : tokenizer_bytes(a->tok, id, &n);
-        out = xrealloc(out, (size_t)n + 16, 1);
+        out = xrealloc(out, UTF8_STREAM_OUT((size_t)n), 1);
         emit(a, r, text, out, utf8_stream_feed(&whole, bytes, n, out));
         if (r->tokens < room && generator_feed(g, &id, 1)) fed = -1;
     }
-    out = xrealloc(out, 16, 1);
+    out = xrealloc(out, UTF8_STREAM_OUT(0), 1);
     emit(a, r, text, out, utf8_stream_end(&whole, out));
     r->prefill_seconds = prefilled - began, r->decode_seconds = seconds_now() - prefilled;
     fclose(text);

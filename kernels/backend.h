@@ -21,7 +21,7 @@
 #include "kernels/weight.h"
 
 enum { ATTN_BLOCK = 96, HEAD_CHUNK = 384, HEAD_DIM_MAX = 256, THREADS_MAX = 256 };
-enum { THREAD_SCRATCH = 3 << 20 }; /* bytes of kctx.scratch per thread; each kernel asserts that its share is enough */
+enum { THREAD_SCRATCH = 7 << 19 }; /* bytes of kctx.scratch per thread; each kernel asserts that its share is enough */
 
 /* What attention needs of kctx.scratch per thread, in floats: 13 tiles of a block by a head, 2 of block by block */
 enum { ATTN_SCRATCH_FLOATS = 13 * ATTN_BLOCK * HEAD_DIM_MAX + 2 * ATTN_BLOCK * ATTN_BLOCK };

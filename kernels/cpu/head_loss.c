@@ -11,6 +11,7 @@
 enum {
     HEAD_ROWS = 512,
     P_PITCH = HEAD_CHUNK + 16,
+    DH_COLS = 192,
     TEAM_ROWS = 64 /* rows per thread below which it works as a team */
 };
 
@@ -22,6 +23,7 @@ typedef struct {
     float *logprob;
     float *p;                  /* [rows, P_PITCH] logits, then probabilities of a chunk */
     float *m, *s, *hit, *corr; /* [rows] maximum, sum, logit of the target, correction of the chunk */
+    float *sum;                /* [rows, DH_COLS] this thread's part of dh from one chunk */
     float *scratch;            /* of this thread */
     int member, members;
 } head_block;
@@ -85,25 +87,34 @@ static void softmax_row(const head_block *b, int64_t i, int64_t word, int64_t wo
     b->m[i] = max;
 }
 
+/* dh = corr dh + p W of the chunk, by blocks of columns whose products are summed apart from dh. */
 static void gradient(const head_block *b, int64_t word, int64_t words) {
     int64_t n0, n1;
     part(b, b->dh.cols, NR, &n0, &n1);
-    for (int64_t i = 0; i < b->dh.rows; i++) {
-        float *y = mat_row(b->dh, i), corr = b->corr[i];
-        if (corr == 1) continue; /* the product would change no bit, and after a few chunks this is the rule */
-        for (int64_t k = n0; k < n1; k++) y[k] *= corr;
+    for (int64_t at = n0; at < n1; at += DH_COLS) {
+        int64_t cols = smaller(DH_COLS, n1 - at);
+        for (int64_t i = 0; i < b->dh.rows; i++) memset(b->sum + i * DH_COLS, 0, (size_t)cols * sizeof(float));
+        gemm g = {.m = b->dh.rows,
+                  .n = b->dh.cols,
+                  .k = words,
+                  .a = b->p,
+                  .as = P_PITCH,
+                  .c = b->sum - at,
+                  .cs = DH_COLS,
+                  .pack = ISA(pack_bwd),
+                  .w = b->w,
+                  .w_k0 = word};
+        ISA(gemm_range)(&g, b->scratch, 0, g.m, at, at + cols);
+        for (int64_t i = 0; i < b->dh.rows; i++) {
+            float *y = mat_row(b->dh, i) + at;
+            const float *sum = b->sum + i * DH_COLS;
+            v16 corr = v16_set1(b->corr[i]);
+            for (int64_t k = 0; k < cols; k += 16) {
+                int n = (int)smaller(16, cols - k);
+                v16_store_n(y + k, v16_fma(v16_load_n(y + k, n), corr, v16_load_n(sum + k, n)), n);
+            }
+        }
     }
-    gemm g = {.m = b->dh.rows,
-              .n = b->dh.cols,
-              .k = words,
-              .a = b->p,
-              .as = P_PITCH,
-              .c = b->dh.data,
-              .cs = b->dh.ld,
-              .pack = ISA(pack_bwd),
-              .w = b->w,
-              .w_k0 = word};
-    ISA(gemm_range)(&g, b->scratch, 0, g.m, n0, n1);
 }
 
 static void finish_row(const head_block *b, int64_t i) {
@@ -141,7 +152,7 @@ static void run_block(const head_block *b) {
 /* Rows [i, i + n) of the call; `owner` is the scratch that holds what the block's threads share. */
 static head_block block_of(float *logprob, mat dh, mat h, const weight *w, const int32_t *target, int64_t i, int64_t n,
                            float *owner) {
-    _Static_assert((GEMM_FLOATS + HEAD_ROWS * (P_PITCH + 4)) * sizeof(float) <= THREAD_SCRATCH, "a block fits");
+    _Static_assert((GEMM_FLOATS + HEAD_ROWS * (P_PITCH + 4 + DH_COLS)) * sizeof(float) <= THREAD_SCRATCH, "a block fits");
     float *p = owner + GEMM_FLOATS, *m = p + HEAD_ROWS * P_PITCH;
     return (head_block){.h = mat_rows(h, i, n),
                         .dh = dh.data ? mat_rows(dh, i, n) : dh,
@@ -170,7 +181,7 @@ void ISA(head_loss)(kctx *c, float *logprob, mat dh, mat h, const weight *w, con
         for (int64_t i = team ? 0 : self * n; i < h.rows; i += team ? n : threads * n) {
             head_block b =
                 block_of(logprob, dh, h, w, target, i, smaller(n, h.rows - i), thread_scratch(c, team ? 0 : self));
-            b.scratch = thread_scratch(c, self), b.member = team ? self : 0, b.members = team ? threads : 1;
+            b.scratch = thread_scratch(c, self), b.sum = b.scratch + GEMM_FLOATS + HEAD_ROWS * (P_PITCH + 4), b.member = team ? self : 0, b.members = team ? threads : 1;
             run_block(&b);
         }
     }

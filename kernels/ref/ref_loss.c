@@ -1,6 +1,7 @@
 /* Head and loss. Per row, over chunks of HEAD_CHUNK words counted from word 0, from m = -inf, l = 0, a = 0:
  *     s_j = chain over k of h w_j;  m' = max(m, max s_j), c = exp(m - m'), p_j = exp(s_j - m'),
- *     l = fmaf(l, c, sum16 p) (lane = j mod 16),  a = a * c, then one chain over j of a = fmaf(p_j, w_j, a).
+ *     l = fmaf(l, c, sum16 p) (lane = j mod 16),  b = one chain over j of fmaf(p_j, w_j, b) from 0,  a = fmaf(a, c, b):
+ * one chain over a whole vocabulary loses two digits of dh, since what is left after the target's row is small.
  * logprob = (float)((double)s_target - ((double)m + log((double)l))),  dh = fmaf(a, 1 / l, -w_target): attention with K
  * = V = W (so no logits are stored), whose gradient with respect to h is the output minus the target's row. */
 #include "core/error.h"
@@ -38,19 +39,19 @@ static void chunk_softmax(rows_state *r, int64_t rows, int64_t n) {
     }
 }
 
-/* dh += p W of the chunk, after the correction of what the earlier chunks left */
+/* dh = dh * corr + p W of the chunk, the chunk's part summed by itself */
 static void chunk_gradient(const rows_state *r, mat dh, const weight *w, int64_t from, int64_t to) {
-    for (int64_t i = 0; i < dh.rows; i++)
-        for (int64_t k = 0; k < dh.cols; k++) mat_row(dh, i)[k] *= r->corr[i];
-    for (int64_t j = from; j < to; j++)
-        for (int64_t k = 0; k < w->cols; k += PIECE) {
-            float piece[PIECE];
-            int64_t n = w->cols - k < PIECE ? w->cols - k : PIECE;
+    for (int64_t k = 0; k < w->cols; k += PIECE) {
+        float piece[PIECE], part[ROWS][PIECE] = {{0}};
+        int64_t n = w->cols - k < PIECE ? w->cols - k : PIECE;
+        for (int64_t j = from; j < to; j++) {
             w->fmt->dequant(w, j * w->cols + k, n, piece);
             for (int64_t i = 0; i < dh.rows; i++)
-                for (int64_t e = 0; e < n; e++)
-                    mat_row(dh, i)[k + e] = fmaf(r->s[i][j - from], piece[e], mat_row(dh, i)[k + e]);
+                for (int64_t e = 0; e < n; e++) part[i][e] = fmaf(r->s[i][j - from], piece[e], part[i][e]);
         }
+        for (int64_t i = 0; i < dh.rows; i++)
+            for (int64_t e = 0; e < n; e++) mat_row(dh, i)[k + e] = fmaf(mat_row(dh, i)[k + e], r->corr[i], part[i][e]);
+    }
 }
 
 static void finish_gradient(const rows_state *r, mat dh, const weight *w, const int32_t *target) {
