@@ -42,6 +42,9 @@ static const char usage_text[] =
     "  --load-in-4bit     hold the linear layers in NF4, as training with load_in_4bit does; =false: never\n"
     "                     (default: what the adapter was trained on; without one, as the file has them)\n"
     "  --no-double-quant  with --load-in-4bit: plain fp32 scales\n"
+    "  --quantized-base-cache MODE  with --load-in-4bit: true = keep the NF4 weights in a file for later starts;\n"
+    "                     false; verify = true, and read the whole base to be sure that it is unchanged (true)\n"
+    "  --quantized-base-cache-dir DIR  of these files (${XDG_CACHE_HOME:-~/.cache}/peft.c/nf4)\n"
     "  --prompt TEXT      continue TEXT as it is; with --chat: answer it as one user turn\n"
     "  --chat             talk; an empty line or end of file ends\n"
     "  --system TEXT      with --chat: the system turn\n"
@@ -56,12 +59,15 @@ static const char usage_text[] =
     "  --threads N        0 = one for each core (0)\n"
     "  --backend NAME     auto, ref, avx2, avx512, neon (auto)\n";
 
-enum { OPT_MODEL = 256, OPT_ADAPTER, OPT_4BIT, OPT_PLAIN, OPT_PROMPT, OPT_CHAT, OPT_SYSTEM, OPT_SCORE, OPT_MAX, OPT_CONTEXT, OPT_TEMPERATURE,
-       OPT_TOP_P, OPT_TOP_K, OPT_SEED, OPT_JSON, OPT_THREADS, OPT_BACKEND, OPT_HELP };
+enum { OPT_MODEL = 256, OPT_ADAPTER, OPT_4BIT, OPT_PLAIN, OPT_CACHE, OPT_CACHE_DIR, OPT_PROMPT, OPT_CHAT, OPT_SYSTEM,
+       OPT_SCORE, OPT_MAX, OPT_CONTEXT, OPT_TEMPERATURE, OPT_TOP_P, OPT_TOP_K, OPT_SEED, OPT_JSON, OPT_THREADS,
+       OPT_BACKEND, OPT_HELP };
 
 static const struct option long_options[] = {
     {"model", 1, NULL, OPT_MODEL},   {"adapter", 1, NULL, OPT_ADAPTER}, {"load-in-4bit", 2, NULL, OPT_4BIT},
-    {"no-double-quant", 0, NULL, OPT_PLAIN}, {"prompt", 1, NULL, OPT_PROMPT}, {"chat", 0, NULL, OPT_CHAT},
+    {"no-double-quant", 0, NULL, OPT_PLAIN},
+    {"quantized-base-cache", 1, NULL, OPT_CACHE}, {"quantized-base-cache-dir", 1, NULL, OPT_CACHE_DIR},
+    {"prompt", 1, NULL, OPT_PROMPT}, {"chat", 0, NULL, OPT_CHAT},
     {"system", 1, NULL, OPT_SYSTEM}, {"score", 1, NULL, OPT_SCORE},     {"max-tokens", 1, NULL, OPT_MAX},
     {"context", 1, NULL, OPT_CONTEXT}, {"temperature", 1, NULL, OPT_TEMPERATURE}, {"top-p", 1, NULL, OPT_TOP_P},
     {"top-k", 1, NULL, OPT_TOP_K},   {"seed", 1, NULL, OPT_SEED},       {"json", 0, NULL, OPT_JSON},
@@ -102,7 +108,8 @@ static int take_number(options *o, int opt, const char *name, const char *text) 
 }
 
 static int parse(options *o, int argc, char **argv) {
-    *o = (options){.how = {.backend = "auto", .double_quant = true}, .max_tokens = 256,
+    *o = (options){.how = {.backend = "auto", .double_quant = true, .cache = {QUANT_CACHE_ON, NULL, QUANT_CACHE_MIN_BYTES}},
+                   .max_tokens = 256,
                    .sampling = {.temperature = 0.8, .top_p = 0.95, .top_k = 40}};
     int opt, index = 0;
     while ((opt = getopt_long(argc, argv, "", long_options, &index)) >= 0) switch (opt) {
@@ -113,6 +120,11 @@ static int parse(options *o, int argc, char **argv) {
             o->how.base_given = true;
             break;
         case OPT_PLAIN: o->how.double_quant = false; break;
+        case OPT_CACHE_DIR: o->how.cache.dir = optarg; break;
+        case OPT_CACHE:
+            if (!quant_cache_mode_by_name(optarg, &o->how.cache.mode))
+                return fail(EXIT_USAGE, "--quantized-base-cache: found '%s', expected " QUANT_CACHE_MODES, optarg);
+            break;
         case OPT_PROMPT: o->prompt = optarg; break;
         case OPT_CHAT: o->chat = true; break;
         case OPT_SYSTEM: o->system = optarg; break;

@@ -10,6 +10,7 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "data/dataset.h"
+#include "model/quant_cache.h"
 #include "model/session.h"
 #include "optim/adamw.h"
 #include "optim/schedule.h"
@@ -23,6 +24,7 @@
 typedef struct trainer {
     config cfg;
     model_source src;
+    quant_cache quant; /* the base in NF4, when it is kept between starts */
     tokenizer *tok;
     dataset ds;
     session s;
@@ -90,7 +92,8 @@ static int build(trainer *t) {
     const config *c = &t->cfg;
     int bad;
     lora_config l = adapter_config(t, &bad);
-    model_options o = {c->load_in_4bit, c->bnb_4bit_use_double_quant, t->b.rows_max < c->sequence_len ? t->b.rows_max : c->sequence_len};
+    model_options o = {c->load_in_4bit, c->bnb_4bit_use_double_quant, .quant = &t->quant};
+    o.positions = t->b.rows_max < c->sequence_len ? t->b.rows_max : c->sequence_len;
     if (bad || session_load(&t->s, &t->src, &o, &l, (uint64_t)c->seed, true)) return -1;
     if (t->s.m.nonfinite)
         return fail(EXIT_INPUT, "%s: %s: such a base cannot be trained on; get the file again", t->src.path, t->s.m.nonfinite);
@@ -112,15 +115,23 @@ static void worst_batch(trainer *t) {
     free(ids);
 }
 
+static void open_quantised(trainer *t) {
+    const config *c = &t->cfg;
+    quant_cache_options o = {.dir = c->quantized_base_cache_dir, .min_bytes = QUANT_CACHE_MIN_BYTES};
+    CHECK(quant_cache_mode_by_name(c->quantized_base_cache, &o.mode), "%s", c->quantized_base_cache);
+    if (c->load_in_4bit) quant_cache_open(&t->quant, &t->src, c->bnb_4bit_use_double_quant, &o);
+}
+
 /* Runs build and the worst step on backend "plan", prints what they took, and opens a session of exactly that. */
 static int plan_and_open(trainer *t) {
     step_sums sums = {0};
+    open_quantised(t);
     if (session_plan(&t->s, !strcmp(t->cfg.activation_dtype, "bf16")) || build(t)) return -1;
     worst_batch(t);
     forward_backward(t, &sums);
     session planned = t->s;
     if (session_open(&t->s, &planned, t->cfg.backend, (int)t->cfg.threads)) return -1;
-    train_log_plan(&t->s, &planned, t->opt.bytes, &t->src, t->b.rows);
+    train_log_plan(&t->s, &planned, t->opt.bytes, t->b.rows);
     session_close(&planned);
     return build(t);
 }
@@ -278,6 +289,7 @@ static void close_trainer(trainer *t) {
     free(t->rows), free(t->target), free(t->row_weight);
     dataset_close(&t->ds);
     tokenizer_close(t->tok);
+    quant_cache_close(&t->quant);
     model_source_close(&t->src);
     config_close(&t->cfg);
 }

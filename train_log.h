@@ -17,8 +17,7 @@ typedef struct train_log {
     double busy; /* seconds spent in steps */
 } train_log;
 
-void train_log_plan(const session *s, const session *planned, size_t optimiser_bytes, const model_source *src,
-                    int rows);
+void train_log_plan(const session *s, const session *planned, size_t optimiser_bytes, int rows);
 void train_log_params(int64_t trainable, int64_t base);
 int train_log_open(train_log *l, const char *dir, int steps, int every);
 int train_log_step(train_log *l, const train_row *r);

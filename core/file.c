@@ -38,6 +38,12 @@ static int open_failed(const char *path, int error) {
     return fail(input ? EXIT_INPUT : EXIT_IO, "%s: cannot open: %s", path, strerror(error));
 }
 
+static int64_t nanoseconds(struct timespec t) { return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec; }
+
+static file_id id_of(const struct stat *st) {
+    return (file_id){(uint64_t)st->st_dev, (uint64_t)st->st_ino, nanoseconds(st->st_mtim), nanoseconds(st->st_ctim)};
+}
+
 static int map_descriptor(file_map *m, const char *path, int fd) {
     struct stat st;
     if (fstat(fd, &st)) return fail(EXIT_IO, "%s: cannot stat: %s", path, strerror(errno));
@@ -52,7 +58,7 @@ static int map_descriptor(file_map *m, const char *path, int fd) {
             return fail(EXIT_IO, "%s: cannot map %" PRIu64 " bytes: %s", path, (uint64_t)st.st_size, strerror(errno));
         data = p;
     }
-    *m = (file_map){.path = xstrdup(path), .data = data, .size = (uint64_t)st.st_size};
+    *m = (file_map){.path = xstrdup(path), .data = data, .size = (uint64_t)st.st_size, .id = id_of(&st)};
     file_guard_add(m);
     return 0;
 }
@@ -74,6 +80,19 @@ void file_close(file_map *m) {
     if (m->data) munmap((void *)(uintptr_t)m->data, (size_t)m->size);
     free(m->path);
     *m = (file_map){0};
+}
+
+bool file_unchanged(const file_map *m) {
+    struct stat st;
+    if (stat(m->path, &st) || (uint64_t)st.st_size != m->size) return false;
+    const file_id now = id_of(&st), then = m->id;
+    return now.device == then.device && now.inode == then.inode && now.mtime == then.mtime && now.ctime == then.ctime;
+}
+
+void file_drop(const void *data, uint64_t n) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + n) / page * page;
+    if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED); /* advice: refusal costs memory only */
 }
 
 static bool looks_like_safetensors(const uint8_t *d, uint64_t size) {

@@ -7,10 +7,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Which file it was when it was mapped, and when it had last been changed (ns since 1970). */
+typedef struct {
+    uint64_t device, inode;
+    int64_t mtime, ctime;
+} file_id;
 typedef struct {
     char *path;
     const uint8_t *data;
     uint64_t size;
+    file_id id;
 } file_map; /* read-only, private; data NULL when size is 0 */
 
 /* Maps a regular file (not a directory, FIFO or device: opened O_NONBLOCK, then fstat). -1: EXIT_INPUT, or EXIT_IO when
@@ -18,6 +24,9 @@ typedef struct {
  * file_guess(). */
 int file_open(file_map *m, const char *path);
 void file_close(file_map *m);
+bool file_unchanged(const file_map *m); /* the path still names this file, and nothing was written to it since */
+/* Gives the whole pages of n bytes of a mapping back to the system: they are read again when they are needed. */
+void file_drop(const void *data, uint64_t n);
 /* A mapped file that another process cuts short, or whose disk fails, raises SIGBUS when it is read. After file_guard()
  * the process then says so in one line, names the file and leaves with EXIT_IO. Call once, first thing in main. */
 void file_guard(const char *program);

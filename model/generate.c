@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Base and adapter over s->run; the adapter's tensors are read in the real pass only. */
-static int load(session *s, const model_source *src, const inference_options *o, int64_t positions) {
-    model_options mo = {o->load_in_4bit, o->double_quant, positions};
+/* Base and adapter over s->run; the adapter's tensors are read in the real pass only, quant is opened in the other. */
+static int load(session *s, quant_cache *quant, const model_source *src, const inference_options *o, int64_t positions) {
+    model_options mo = {o->load_in_4bit, o->double_quant, positions, quant};
     lora_config l;
     if (o->adapter && lora_config_read(&l, o->adapter)) return -1;
     if (o->adapter && !o->base_given) {
@@ -17,6 +17,7 @@ static int load(session *s, const model_source *src, const inference_options *o,
                     base_quant_names[l.base]);
     }
     l.dropout = 0;
+    if (mo.load_in_4bit && s->run.planning) quant_cache_open(quant, src, mo.double_quant, &o->cache);
     if (session_load(s, src, &mo, o->adapter ? &l : NULL, 0, false)) return -1;
     return o->adapter && !s->run.planning ? adapter_load(&s->ad, o->adapter) : 0;
 }
@@ -32,7 +33,7 @@ static void evaluate(generator *g) {
 
 static int build(generator *g, const model_source *src, const inference_options *o) {
     const hparams *hp = &src->hp;
-    if (load(&g->s, src, o, g->context)) return -1;
+    if (load(&g->s, &g->quant, src, o, g->context)) return -1;
     kv_cache_open(&g->kv, &g->s.run, (int)hp->layers, 1, g->context, hp->kv_heads * hp->head_dim, PREFILL_ROWS);
     g->logits = arena_array(&g->s.run, (size_t)hp->vocab, sizeof *g->logits);
     return 0;
@@ -64,6 +65,7 @@ int generator_open(generator *g, const model_source *src, const inference_option
 void generator_close(generator *g) {
     kv_cache_close(&g->kv);
     session_close(&g->s);
+    quant_cache_close(&g->quant);
     batch_close(&g->b);
     free(g->ids), free(g->candidates);
     *g = (generator){0};
@@ -107,7 +109,7 @@ static void score(scorer *r) {
 }
 
 static int build_scorer(scorer *r, const model_source *src, const inference_options *o) {
-    if (load(&r->s, src, o, r->b.rows_max)) return -1;
+    if (load(&r->s, &r->quant, src, o, r->b.rows_max)) return -1;
     r->logprob = arena_array(&r->s.run, (size_t)r->b.rows_max, sizeof *r->logprob);
     return 0;
 }
@@ -131,6 +133,7 @@ int scorer_open(scorer *r, const model_source *src, const inference_options *o, 
 
 void scorer_close(scorer *r) {
     session_close(&r->s);
+    quant_cache_close(&r->quant);
     batch_close(&r->b);
     free(r->rows), free(r->target), free(r->row_weight);
     *r = (scorer){0};

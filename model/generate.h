@@ -3,6 +3,7 @@
 #ifndef PEFT_MODEL_GENERATE_H
 #define PEFT_MODEL_GENERATE_H
 
+#include "model/quant_cache.h"
 #include "model/sampling.h"
 #include "model/session.h"
 
@@ -14,10 +15,12 @@ typedef struct inference_options {
     int threads;
     bool base_given;  /* load_in_4bit was said; else the base is what the adapter was trained on */
     bool load_in_4bit, double_quant;
+    quant_cache_options cache; /* of a 4-bit base */
 } inference_options;
 
 typedef struct generator {
     session s;
+    quant_cache quant; /* of the base, when it is in NF4 and kept in a file */
     kv_cache kv;
     batch b;
     int32_t *ids; /* [context] tokens in the cache */
@@ -35,6 +38,7 @@ int32_t generator_next(generator *g, const sampling *s);            /* chosen fr
 
 typedef struct scorer {
     session s;
+    quant_cache quant;
     batch b;
     int32_t *rows, *target;
     float *row_weight, *logprob; /* [longest] */

@@ -4,6 +4,7 @@
 #include "core/num.h"
 #include "model/finite.h"
 #include "model/model.h"
+#include "model/quant_cache.h"
 #include "model/rows.h"
 
 #include <math.h>
@@ -48,7 +49,11 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
     weight w;
     if (model_source_weight(ld->s, name, rows, cols, &w)) return -1;
     int heads = model_source_permuted(ld->s, name);
-    p->w = ld->o->load_in_4bit ? rows_nf4(&w, heads, ld->o->double_quant, ld->run) : settle(ld, &w, heads);
+    if (!ld->o->load_in_4bit) p->w = settle(ld, &w, heads);
+    else if (!quant_cache_weight(ld->o->quant, p->name, rows, cols, &p->w)) {
+        p->w = rows_nf4(&w, heads, ld->o->double_quant, ld->run);
+        if (!ld->run->planning) file_drop(w.data, (uint64_t)weight_bytes(&w)); /* not read again */
+    }
     check_finite(ld, name, &w, &p->w);
     return 0;
 }
@@ -119,6 +124,7 @@ int model_open(model *m, const model_source *s, const model_options *o, arena *r
     *m = (model){.fam = s->fam, .hp = s->hp, .first_trainable = 2 * (int)s->hp.layers};
     m->attn_scale = (float)(1 / sqrt((double)m->hp.head_dim));
     m->layers = xcalloc((size_t)m->hp.layers, sizeof *m->layers);
+    list_groups(m); /* first: model_close frees by them, also after a failure */
     if (model_source_weight(s, "model.embed_tokens.weight", m->hp.vocab, m->hp.dim, &w)) return -1;
     m->embed = m->head = settle(&ld, &w, 0);
     check_finite(&ld, "model.embed_tokens.weight", &w, &m->embed);
@@ -133,7 +139,6 @@ int model_open(model *m, const model_source *s, const model_options *o, arena *r
     for (int64_t i = 0; i < m->hp.layers; i++)
         if (load_layer(&ld, &m->layers[i], (int)i)) return -1;
     make_rope(m, o->positions, run);
-    list_groups(m);
     return 0;
 }
 

@@ -73,6 +73,7 @@ typedef struct model_options {
     bool load_in_4bit;   /* linear layers to NF4; embeddings and head stay as they are */
     bool double_quant;
     int64_t positions;   /* rows of the rotary tables */
+    const struct quant_cache *quant; /* load_in_4bit: where the NF4 of an earlier start is; NULL: quantise into run */
 } model_options;
 
 /* Builds over `run`. With run->planning only sizes are taken and no data are read. */

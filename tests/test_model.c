@@ -24,7 +24,7 @@ typedef struct { model_source src; session s; batch b; kv_cache kv; int32_t rows
 static bool half; /* activation_dtype: bf16 for the next fixture */
 
 static void build(fixture *f, bool four_bit, bool lora) {
-    model_options o = {four_bit, true, ROWS};
+    model_options o = {.load_in_4bit = four_bit, .double_quant = true, .positions = ROWS};
     lora_config l = {.r = 4, .alpha = 8, .all_linear = true};
     assert_int_equal(session_load(&f->s, &f->src, &o, lora ? &l : NULL, 1, true), 0);
     const hparams *hp = &f->src.hp;
