@@ -29,7 +29,7 @@ static bool match(const char *pattern, const char *name, int *layer) {
     *layer = -1;
     if (!hole) return !strcmp(pattern, name);
     size_t head = (size_t)(hole - pattern);
-    if (strncmp(pattern, name, head)) return false;
+    if (strncmp(pattern, name, head) != 0) return false;
     const char *p = name + head;
     if (*p < '0' || *p > '9' || (*p == '0' && p[1] >= '0' && p[1] <= '9')) return false;
     long n = 0;

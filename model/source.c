@@ -117,7 +117,7 @@ static const char *shape_text(int dims, const int64_t *shape, bool reverse, char
 static int check_stored(const model_source *s, const stored *t, int64_t rows, int64_t cols, const char *why) {
     int64_t want[2] = {rows ? rows : cols, cols};
     int dims = rows ? 2 : 1;
-    if (t->dims != dims || memcmp(t->shape, want, (size_t)dims * sizeof *want)) {
+    if (t->dims != dims || memcmp(t->shape, want, (size_t)dims * sizeof *want) != 0) {
         char a[256], b[256], c[256], d[256];
         if (!s->is_gguf)
             return fail(EXIT_INPUT, "%s: tensor '%s': found shape %s, expected %s%s", s->path, t->name,
@@ -200,7 +200,7 @@ static int check_extra(const model_source *s, const char *name, bool *used) {
         return fail(EXIT_INPUT, "%s: tensor '%s' is beyond the last layer: '%s' is %ld", s->path, name,
                     key_name(s, KEY_LAYERS, key), (long)s->hp.layers);
     if (*used)
-        *used = s->is_gguf || !s->hp.tied || strcmp(name, NAME_HEAD); /* a tied head is the embedding */
+        *used = s->is_gguf || !s->hp.tied || strcmp(name, NAME_HEAD) != 0; /* a tied head is the embedding */
     else if (strstr(name, "rotary_emb.inv_freq"))
         *used = true; /* written by old transformers, recomputed by all */
     else if (name_in_layer(name, s->is_gguf))

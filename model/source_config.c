@@ -29,7 +29,7 @@ static int read_rope_object(const char *where, const char *name, const json_t *r
     const char *type;
     for (int i = 0; i < 2; i++) {
         if (json_get_string_or(where, r, types[i], "default", &type)) return -1;
-        if (strcmp(type, "default"))
+        if (strcmp(type, "default") != 0)
             return fail(EXIT_INPUT, "%s: key '%s': rope type '%s' is not supported; supported: default", where, name,
                         type);
     }
@@ -74,7 +74,7 @@ static int refuse_flags(const char *where, const json_t *cfg) {
     }
     const char *act;
     if (json_get_string_or(where, cfg, "hidden_act", "silu", &act)) return -1;
-    if (strcmp(act, "silu"))
+    if (strcmp(act, "silu") != 0)
         return fail(EXIT_INPUT, "%s: key 'hidden_act': '%s' is not supported; supported: silu", where, act);
     if (json_object_get(cfg, "quantization_config"))
         return fail(EXIT_INPUT,

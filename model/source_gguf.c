@@ -40,7 +40,7 @@ static int check_rope(const model_source *s) {
     gguf_str none = {"none", 4}, type;
     full_key(s, "rope.scaling.type", key);
     if (gguf_get_string_or(&s->g, key, none, &type)) return -1;
-    if (type.n != 4 || memcmp(type.data, "none", 4))
+    if (type.n != 4 || memcmp(type.data, "none", 4) != 0)
         return fail_rope(s, key, type.data, (int)(type.n < 64 ? type.n : 64));
     for (int i = 0; i < 2; i++) {
         double factor;

@@ -333,7 +333,7 @@ static void test_g44_bad_scale(void **state) {
         memcpy(data + (t->data - file.file.data) + rows[i / 2].at, &rows[i / 2].bits, 2);
         crafted f = crafted_file(data, n);
         model_source s;
-        generator g;
+        generator g = {0};
         const inference_options o = {.backend = "auto", .threads = 2, .load_in_4bit = i % 2, .double_quant = true};
         if (model_source_open(&s, f.path) || generator_open(&g, &s, &o, 4)) fail_msg("%s", fail_text());
         const char *said = g.s.m.nonfinite;
