@@ -2,6 +2,7 @@
 #include "core/config_parts.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/threads.h"
 #include "model/export.h"
 #include "model/session.h"
 
@@ -350,11 +351,16 @@ static int merge(merger *me) {
     return 0;
 }
 
-int main(int argc, char **argv) {
+static int merge_main(int argc, char **argv) {
     merger me = {0};
     int code = EXIT_DONE;
     file_guard("merge");
     if (parse(&me.o, argc, argv) || merge(&me)) code = fail_report("merge");
     close_merger(&me);
     return code;
+}
+
+int main(int argc, char **argv) {
+    threads_settle(argv);
+    return merge_main(argc, argv);
 }

@@ -33,10 +33,10 @@ verdict() { # name, exit code, report
 
 check_format() { sources | xargs clang-format --dry-run -Werror >"$out/format.txt" 2>&1; verdict clang-format $? "$out/format.txt"; }
 
-# clang has no omp.h of its own here; gcc's is plain C
-omp=$(dirname "$(gcc -print-file-name=include/omp.h)")/omp.h
+# clang has no omp.h of its own here, and gcc's uses attributes that clang 14 does not know: what the tree calls
 mkdir -p "$out/omp"
-ln -sf "$omp" "$out/omp/omp.h"
+printf '%s\n' 'int omp_get_num_procs(void);' 'int omp_get_num_threads(void);' 'int omp_get_thread_num(void);' \
+    'int omp_get_max_threads(void);' 'void omp_set_num_threads(int);' >"$out/omp/omp.h"
 
 flags="-std=c11 -D_GNU_SOURCE -I. -fopenmp -isystem $out/omp -Wall -Wextra -Wno-unknown-warning-option"
 case $(uname -m) in

@@ -1,8 +1,8 @@
 /* ./merge as a whole, in this process: weights of peft's merge_and_unload (tests/golden/make_adapter.py) from Hugging
  * Face directories, a GGUF file and an NF4 base; rounding, shards, memory, the files around the weights, and refusals
  * that leave nothing behind. */
-int merge_main(int argc, char **argv);
-#define main merge_main
+int unused_main(int argc, char **argv);
+#define main unused_main
 #include "../merge.c"
 #undef main
 #include "core/json.h"
