@@ -4,6 +4,7 @@
 #include "core/file.h"
 #include "core/threads.h"
 #include "model/export.h"
+#include "model/quant_cache.h"
 #include "model/session.h"
 
 #include <dirent.h>
@@ -29,6 +30,7 @@ typedef struct options {
 typedef struct merger {
     options o;
     model_source src;
+    quant_cache quant; /* of the base, where training left it */
     model m;
     adapter ad;
     safetensors tensors;
@@ -301,6 +303,11 @@ static int open_merger(merger *me) {
         adapter_file_open(&me->ad, me->o.adapter, &me->tensors) || choose_dtype(me) || open_kernels(&me->k, &me->o))
         return -1;
     me->how.base = choose_base(&me->o, me->ad.cfg.base);
+    if (me->how.base != BASE_AS_IS) {
+        const quant_cache_options kept = {QUANT_CACHE_READ, NULL, QUANT_CACHE_MIN_BYTES};
+        quant_cache_open(&me->quant, &me->src, me->how.base == BASE_NF4_DOUBLE, &kept);
+        me->how.quant = &me->quant;
+    }
     me->how.shard_bytes = (uint64_t)me->o.shard_bytes;
     return 0;
 }
@@ -309,6 +316,7 @@ static void close_merger(merger *me) {
     safetensors_close(&me->tensors);
     adapter_close(&me->ad);
     model_close(&me->m);
+    quant_cache_close(&me->quant);
     model_source_close(&me->src);
     arena_close(&me->plan);
     free(me->k.scratch);

@@ -1,6 +1,7 @@
 /* The weights of a merged model: W' = W + scale * B A in fp32 where a module has an adapter, rounded once to the
  * output's type (nearest even). GGUF's q and k rows come out in Hugging Face order. */
 #include "model/export.h"
+#include "model/quant_cache.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/num.h"
@@ -189,9 +190,10 @@ static int check_adapter(exporter *e) {
     return 0;
 }
 
-/* The tensor as load_in_4bit holds it, in an arena of its size. */
-static int quantise(exporter *e, weight *w, int heads, arena *run) {
+/* The tensor as load_in_4bit holds it: as it was kept, or in an arena of its size. */
+static int quantise(exporter *e, const proj *p, weight *w, int heads, arena *run) {
     arena plan;
+    if (quant_cache_weight(e->o->quant, p->name, w->rows, w->cols, w)) return 0;
     bool twice = e->o->base == BASE_NF4_DOUBLE;
     arena_plan(&plan, "nf4");
     weight sized = rows_nf4(w, heads, twice, &plan);
@@ -211,12 +213,13 @@ static int write_item(exporter *e, const item *it, st_writer *out) {
     if (model_source_weight(e->s, it->name, it->rows, it->cols, &stored) || (merge && read_lora(e, it->p, &l)))
         return -1;
     w = stored;
-    if (quant && quantise(e, &w, heads, &run)) return -1;
+    if (quant && quantise(e, it->p, &w, heads, &run)) return -1;
     if (quant) drop_pages(stored.data, (uint64_t)weight_bytes(&stored));
     int bad = write_rows(e, it, &w, quant ? 0 : heads, merge ? &l : NULL, out);
     if (merge && !bad) count_module(e->r, e->delta_sq, e->error_sq);
     drop_pages(stored.data, (uint64_t)weight_bytes(&stored));
     if (quant) {
+        if (!run.base) drop_pages(w.data, (uint64_t)weight_bytes(&w));
         free((void *)(uintptr_t)w.meta);
         arena_close(&run);
     }

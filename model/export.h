@@ -13,6 +13,7 @@
 typedef struct export_options {
     st_dtype dtype;                                /* F32, F16 or BF16 */
     base_quant base;                               /* NF4: the linear layers are what training saw, dequantised */
+    const struct quant_cache *quant;               /* that base as an earlier start left it, or NULL */
     uint64_t shard_bytes;                          /* a file is at most this, or one tensor */
     void (*progress)(void *ctx, int done, int of); /* after each tensor; may be NULL */
     void *ctx;

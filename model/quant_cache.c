@@ -328,14 +328,16 @@ static void note(const char *then) {
     fail_clear();
 }
 
-static int find_or_make(quant_cache *q, const model_source *s, bool twice, const char *dir, bool verify) {
+static int find_or_make(quant_cache *q, const model_source *s, bool twice, const char *dir, quant_cache_mode mode) {
     quant_key key;
-    if (path_make_dirs(dir)) fail_clear(); /* for the remembered hashes; making the file says why it cannot be */
-    quant_key_make(&key, s, dir, verify, q->modules, q->n, twice);
+    if (mode != QUANT_CACHE_READ && path_make_dirs(dir))
+        fail_clear(); /* for the remembered hashes; making the file says why it cannot be */
+    quant_key_make(&key, s, dir, mode == QUANT_CACHE_VERIFY, q->modules, q->n, twice);
     char *path = xprintf("%s/%016" PRIx64 ".safetensors", dir, key.hash);
-    int bad = -1;
-    if (path_exists(path) && (bad = read_cache(q, path, &key, twice))) note("it is made anew");
-    if (bad) {
+    bool there = path_exists(path), make = mode != QUANT_CACHE_READ;
+    int bad = there ? read_cache(q, path, &key, twice) : 0;
+    if (bad && make) note("it is made anew");
+    if (make && (bad || !there)) {
         bad = make_cache(q, s, dir, path, &key, twice) || read_cache(q, path, &key, twice);
         q->made = !bad;
     }
@@ -351,7 +353,7 @@ void quant_cache_open(quant_cache *q, const model_source *s, bool double_quant, 
         fail_clear();
     else if (modules_bytes(q->modules, q->n, double_quant) >= (uint64_t)o->min_bytes) {
         char *dir = o->dir && *o->dir ? xstrdup(o->dir) : default_dir();
-        bad = dir ? find_or_make(q, s, double_quant, dir, o->mode == QUANT_CACHE_VERIFY)
+        bad = dir ? find_or_make(q, s, double_quant, dir, o->mode)
                   : fail(EXIT_IO, "neither XDG_CACHE_HOME nor HOME names a directory");
         if (bad) note("it is quantised into memory");
         free(dir);

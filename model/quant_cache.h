@@ -15,7 +15,8 @@
 
 #include "model/model.h"
 
-typedef enum { QUANT_CACHE_OFF, QUANT_CACHE_ON, QUANT_CACHE_VERIFY } quant_cache_mode;
+/* VERIFY: ON, and no remembered hash is trusted. READ: what is there is used, nothing is made. */
+typedef enum { QUANT_CACHE_OFF, QUANT_CACHE_ON, QUANT_CACHE_VERIFY, QUANT_CACHE_READ } quant_cache_mode;
 #define QUANT_CACHE_MODES "true, false or verify"
 #define QUANT_CACHE_MIN_BYTES (8 << 20) /* below, quantising is as fast as opening a file */
 

@@ -188,6 +188,7 @@ static void test_hit(void **state) {
             expect(models[i], dir, twice, QUANT_CACHE_VERIFY, HIT, NULL);
         }
     expect(copy, dir, true, QUANT_CACHE_ON, HIT, NULL);
+    expect(copy, dir, true, QUANT_CACHE_READ, HIT, NULL);
     assert_int_equal(count_files(dir, ".safetensors", NULL), 4);
     assert_int_equal(count_files(dir, ".tmp.", NULL), 0);
     free(dir), free(copy);
@@ -357,6 +358,7 @@ static void test_damaged(void **state) {
     static const long lengths[] = {0, 7, 100, 5000, -1};
     for (int i = 0; i < 5; i++) {
         assert_int_equal(truncate(path, lengths[i] < 0 ? size - 1 : lengths[i]), 0);
+        expect(tiny, dir, true, QUANT_CACHE_READ, NONE, "it is quantised into memory");
         expect(tiny, dir, true, QUANT_CACHE_ON, MADE, "it is made anew");
         expect(tiny, dir, true, QUANT_CACHE_ON, HIT, NULL);
     }
@@ -373,6 +375,7 @@ static void test_without(void **state) {
     assert_int_equal(file_save(file, "x", 1), 0);
     expect(tiny, under, true, QUANT_CACHE_ON, NONE, "it is quantised into memory");
     expect(tiny, dir, true, QUANT_CACHE_OFF, NONE, NULL);
+    expect(tiny, dir, true, QUANT_CACHE_READ, NONE, NULL);
     assert_int_equal(model_source_open(&o.src, tiny), 0);
     quant_cache_open(&o.q, &o.src, true, &(quant_cache_options){QUANT_CACHE_ON, dir, 1 << 20});
     assert_true(!o.q.st.n && !o.q.n);
