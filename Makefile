@@ -23,6 +23,11 @@ endif
 ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c -mtune=haswell
 ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
 ISA_FLAGS_neon :=
+# overlays of avx512 with bf16 products: they share its simd.h, and nothing else is compiled with their flags
+ifeq ($(ARCH),x86_64)
+BF16_SRC := $(wildcard kernels/bf16/*.c)
+endif
+BF16_FLAGS := $(ISA_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16 -DISA_NAME=avx512 -DISA_avx512
 
 # Tests also run the instruction sets that this machine may lack, through SIMDe; only test_simde links them.
 ifeq ($(ARCH),x86_64)
@@ -34,7 +39,8 @@ ISA_FLAGS_neon_simde := $(ISA_FLAGS_avx2) -DISA_neon
 PROGRAMS := train infer merge
 LIB_SRC := train_log.c infer_score.c $(wildcard core/*.c kernels/*.c kernels/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c data/*.c)
 CPU_SRC := $(wildcard kernels/cpu/*.c)
-LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(foreach i,$(ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o))
+LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(foreach i,$(ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o)) \
+    $(BF16_SRC:%.c=$(BUILD)/%.o)
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 
 ifneq ($(V),1)
@@ -57,6 +63,8 @@ $(BUILD)/%.o: %.c
 ifeq ($(ARCH),x86_64)
 $(BUILD)/kernels/ref/%.o: CFLAGS += -mfma
 endif
+
+$(BUILD)/kernels/bf16/%.o: CFLAGS += $(BF16_FLAGS)
 
 define isa_rule
 $(BUILD)/kernels/cpu/$(1)/%.o: kernels/cpu/%.c

@@ -57,7 +57,7 @@ static const char usage_text[] =
     "  --seed N           of the choice of tokens (0)\n"
     "  --json             one JSON object for an answer instead of text\n"
     "  --threads N        0 = one for each core (0)\n"
-    "  --backend NAME     auto, ref, avx2, avx512, neon (auto)\n";
+    "  --backend NAME     auto, ref, avx2, avx512, neon (auto); or bf16: products in bf16, avx512-bf16 or amx\n";
 
 enum { OPT_MODEL = 256, OPT_ADAPTER, OPT_4BIT, OPT_PLAIN, OPT_CACHE, OPT_CACHE_DIR, OPT_PROMPT, OPT_CHAT, OPT_SYSTEM,
        OPT_SCORE, OPT_MAX, OPT_CONTEXT, OPT_TEMPERATURE, OPT_TOP_P, OPT_TOP_K, OPT_SEED, OPT_JSON, OPT_THREADS,

@@ -130,7 +130,8 @@ static int plan_and_open(trainer *t) {
     worst_batch(t);
     forward_backward(t, &sums);
     session planned = t->s;
-    if (session_open(&t->s, &planned, t->cfg.backend, (int)t->cfg.threads)) return -1;
+    const char *be = backend_for(t->cfg.backend, t->cfg.compute_dtype);
+    if (!be || session_open(&t->s, &planned, be, (int)t->cfg.threads)) return -1;
     train_log_plan(&t->s, &planned, t->opt.bytes, t->b.rows);
     session_close(&planned);
     return build(t);

@@ -2,14 +2,21 @@
 #include "kernels/backend.h"
 #include "core/error.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 extern const backend backend_ref;
 
 typedef struct {
     const backend *be;
     int (*usable)(void);
+    bool bf16; /* products in bf16: a mode of its own, never what "auto" takes */
 } candidate;
 
 static int always(void) { return 1; }
@@ -24,11 +31,24 @@ static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
-static const candidate candidates[] = {
-    {&backend_ref, always}, {&backend_avx2, has_avx2}, {&backend_avx512, has_avx512}};
+extern const backend backend_avx512bf16, backend_amx;
+static int has_avx512bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+/* The tile registers hold 8 KB that the kernel keeps per thread only for processes that ask. CPUID leaf 7: EDX bit 22
+ * is AMX-BF16, bit 24 AMX-TILE; older compilers know no names for them. Asking again does nothing. */
+static int has_amx(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* asm/prctl.h, Linux 5.16 */
+    unsigned a, b, c, d = 0;
+    return has_avx512bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1) &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+static const candidate candidates[] = {{&backend_ref, always, false},
+                                       {&backend_avx2, has_avx2, false},
+                                       {&backend_avx512, has_avx512, false},
+                                       {&backend_avx512bf16, has_avx512bf16, true},
+                                       {&backend_amx, has_amx, true}};
 #else
 extern const backend backend_neon;
-static const candidate candidates[] = {{&backend_ref, always}, {&backend_neon, always}};
+static const candidate candidates[] = {{&backend_ref, always, false}, {&backend_neon, always, false}};
 #endif
 
 enum { CANDIDATES = sizeof candidates / sizeof *candidates };
@@ -38,31 +58,56 @@ static const char *names[CANDIDATES + 1]; /* written before main only */
 __attribute__((constructor)) static void find_backends(void) {
     int n = 0;
     for (int i = 0; i < CANDIDATES; i++)
-        if (candidates[i].usable()) names[n++] = candidates[i].be->name;
+        if (!candidates[i].bf16 && candidates[i].usable()) names[n++] = candidates[i].be->name;
 }
 
 const char *const *backend_names(void) { return names; }
 
-static const backend *best(void) {
-    for (int i = CANDIDATES - 1; i > 0; i--)
-        if (candidates[i].usable()) return candidates[i].be;
-    return &backend_ref;
+static const backend *best(bool bf16) {
+    for (int i = CANDIDATES - 1; i >= 0; i--)
+        if (candidates[i].bf16 == bf16 && candidates[i].usable()) return candidates[i].be;
+    fail(EXIT_USAGE, "this machine has no bf16 products (AVX512-BF16, or AMX on Linux 5.16): use compute_dtype: f32");
+    return NULL;
+}
+
+static const candidate *find(const char *name) {
+    for (int i = 0; i < CANDIDATES; i++)
+        if (!strcmp(candidates[i].be->name, name)) return &candidates[i];
+    return NULL;
+}
+
+/* A named backend must compute as compute_dtype says: neither silently replaces the other. */
+static int agree(const char *from, const candidate *c, bool bf16) {
+    if (!c || c->bf16 == bf16) return 0;
+    if (bf16) return fail(EXIT_USAGE, "%sbackend '%s' has no bf16 products: use auto", from, c->be->name);
+    return fail(EXIT_USAGE, "%sbackend '%s' multiplies in bf16: ask for compute_dtype: bf16", from, c->be->name);
+}
+
+const char *backend_for(const char *name, const char *compute_dtype) {
+    const bool bf16 = !strcmp(compute_dtype, "bf16");
+    if (!strcmp(name, "auto")) return bf16 ? "bf16" : "auto";
+    return agree("", find(name), bf16) ? NULL : name;
 }
 
 const backend *backend_open(const char *name) {
     const char *from = "", *env = getenv("PEFT_ISA");
-    if (!strcmp(name, "auto") && env && *env) name = env, from = "PEFT_ISA: ";
-    if (!strcmp(name, "auto")) return best();
+    const bool bf16 = !strcmp(name, "bf16"), choose = bf16 || !strcmp(name, "auto");
+    if (choose && !(env && *env && strcmp(env, "auto") != 0)) return best(bf16);
+    if (choose) name = env, from = "PEFT_ISA: ";
+    const candidate *c = find(name);
+    if (choose && agree(from, c, bf16)) return NULL;
+    if (c && c->usable()) return c->be;
+    if (c) {
+        fail(EXIT_USAGE, "%sthis CPU does not support backend '%s': use auto", from, name);
+        return NULL;
+    }
     char list[128] = "auto";
     for (int i = 0; i < CANDIDATES; i++) {
-        const int found = !strcmp(candidates[i].be->name, name), usable = candidates[i].usable();
-        if (found && usable) return candidates[i].be;
-        if (found) fail(EXIT_USAGE, "%sthis CPU does not support backend '%s': use auto", from, name);
-        if (!usable) continue;
+        if (!candidates[i].usable()) continue;
         strncat(list, ", ", sizeof list - strlen(list) - 1);
         strncat(list, candidates[i].be->name, sizeof list - strlen(list) - 1);
     }
-    fail(EXIT_USAGE, "%sunknown backend '%s': expected one of %s", from, name, list); /* the first failure is kept */
+    fail(EXIT_USAGE, "%sunknown backend '%s': expected one of %s", from, name, list);
     return NULL;
 }
 

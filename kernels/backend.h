@@ -95,6 +95,9 @@ size_t backend_scratch(int threads); /* bytes that kctx.scratch must have */
  * when unknown or not supported by this CPU. */
 const backend *backend_open(const char *name);
 const char *const *backend_names(void); /* NULL-terminated: those compiled in and supported here, "ref" first */
+/* Two overlays leave the canonical numerics by multiplying weights in bf16 (kernels/bf16/bf16.h): "avx512-bf16" and "amx".
+ * backend_open takes their names, and "bf16" for the best of them, or fails likewise; backend_names has none of them. */
+const char *backend_for(const char *name, const char *compute_dtype); /* for backend_open; NULL after fail where they clash */
 extern const backend backend_plan;
 
 #endif

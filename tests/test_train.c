@@ -94,8 +94,9 @@ static void expect_ok(const char *name, const char *overrides) {
 
 static double real(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }
 
-/* Both compute in fp32 with fp32 optimiser state; what differs is the order of sums: 1e-5 where 1e-3 is promised. */
-static void check_curve(const char *name, const char *golden) {
+/* The first keys_n of loss, gradient norm and what is exact, within a relative error. Where both compute in fp32 with fp32
+ * optimiser state what differs is the order of sums: 1e-5 where 1e-3 is promised. */
+static void check_curve(const char *name, const char *golden, double error, int keys_n) {
     size_t n;
     char path[96], *text = read_text(name, "metrics.jsonl", &n), *line = text;
     snprintf(path, sizeof path, TINY "%s.json", golden);
@@ -106,8 +107,8 @@ static void check_curve(const char *name, const char *golden) {
         json_t *row = json_parse("metrics", line, (size_t)(end - line), 0), *want = json_array_get(steps, i);
         assert_non_null(row);
         static const char *const keys[] = {"loss", "grad_norm", "learning_rate", "target_tokens", "tokens"};
-        for (int k = 0; k < 5; k++)
-            if (!(fabs(real(row, keys[k]) - real(want, keys[k])) <= 1e-5 * fabs(real(want, keys[k])) + 1e-12))
+        for (int k = 0; k < keys_n; k++)
+            if (!(fabs(real(row, keys[k]) - real(want, keys[k])) <= error * fabs(real(want, keys[k])) + 1e-12))
                 fail_msg("%s, step %zu: %s %.9g, expected %.9g", golden, i + 1, keys[k], real(row, keys[k]), real(want, keys[k]));
         assert_true(real(row, "step") == (double)i + 1 && real(row, "peak_rss_bytes") > 0 && real(row, "tokens_per_second") > 0);
         json_decref(row);
@@ -141,7 +142,7 @@ static void check_against_peft(const char *name, const char *golden, const char 
     snprintf(gradients, sizeof gradients, "%s/%s.grad", dir, name);
     snprintf(dump, sizeof dump, "%s --dump-gradients=%s", overrides, gradients);
     expect_ok(name, dump);
-    check_curve(name, golden);
+    check_curve(name, golden, 1e-5, 5);
     snprintf(wanted, sizeof wanted, TINY "%s_grad.safetensors", golden);
     check_tensors(gradients, wanted, 1e-5);
     snprintf(adapter, sizeof adapter, "%s/%s/adapter_model.safetensors", dir, name);
@@ -234,6 +235,29 @@ static void no_allocation(const char *overrides) {
         if (counted[step] != counted[2]) fail_msg("step %d: %ld allocations", step, counted[step] - counted[step - 1]);
 }
 
+/* Operands of 8 bits where peft has 24: 20 steps stay within 1 % of its loss and 3 % of its gradients. */
+static void test_bf16(void **state) {
+    (void)state;
+    if (!backend_open("bf16")) {
+        fail_clear();
+        print_message("no bf16 products here: only the refusal is tested\n");
+        return;
+    }
+    char gradients[128], with[256];
+    snprintf(gradients, sizeof gradients, "%s/bf16.grad", dir);
+    snprintf(with, sizeof with, "--compute_dtype=bf16 --adapter=qlora --threads=1 --dump-gradients=%s", gradients);
+    expect_ok("bf16", with);
+    check_curve("bf16", "qlora", 1e-2, 2);
+    check_tensors(gradients, TINY "qlora_grad.safetensors", 3e-2);
+    expect_ok("bf16_again", "--compute_dtype=bf16 --adapter=qlora --threads=3 --gradient_checkpointing=true");
+    same_adapter("bf16", "bf16_again");
+    expect_ok("fp32", "--adapter=qlora");
+    size_t n, m;
+    char *x = read_text("bf16", "adapter_model.safetensors", &n), *y = read_text("fp32", "adapter_model.safetensors", &m);
+    assert_true(n != m || memcmp(x, y, n)); /* it did compute in bf16 */
+    free(x), free(y);
+}
+
 static void test_no_allocation(void **state) {
     (void)state;
     no_allocation("--sample_packing=true --sequence_len=64 --lora_dropout=0.1 --adapter=qlora --threads=2 --max_steps=20");
@@ -269,6 +293,8 @@ static void refused(const char *name, const char *overrides, int code, const cha
 
 static void test_refusals(void **state) {
     (void)state;
+    refused("r0", "--compute_dtype=bf16 --backend=ref", EXIT_USAGE, "'ref' has no bf16 products");
+    if (!backend_open("bf16")) fail_clear(), refused("r0", "--compute_dtype=bf16", EXIT_USAGE, "no bf16 products");
     refused("r1", "--base_model=tests/golden/nowhere", EXIT_USAGE, "nowhere");
     refused("r2", "--lora_r=8", EXIT_USAGE, "lora_r");
     refused("r3", "--sequence_len=100000", EXIT_USAGE, "sequence_len");
@@ -293,7 +319,7 @@ static int remove_dir(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_lora),          cmocka_unit_test(test_qlora),
-                                       cmocka_unit_test(test_one_hash),      cmocka_unit_test(test_adamw_8bit),
+                                       cmocka_unit_test(test_one_hash), cmocka_unit_test(test_bf16),      cmocka_unit_test(test_adamw_8bit),
                                        cmocka_unit_test(test_no_allocation), cmocka_unit_test(test_eval_and_saves),
                                        cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("train", tests, make_dir, remove_dir);
