@@ -127,44 +127,25 @@ static int parse(options *o, int argc, char **argv) {
     *o = (options){.backend = "auto", .shard_bytes = EXPORT_SHARD_BYTES};
     int opt;
     while ((opt = getopt_long(argc, argv, "", long_options, NULL)) >= 0) switch (opt) {
-        case OPT_MODEL:
-            o->model = optarg;
-            break;
-        case OPT_ADAPTER:
-            o->adapter = optarg;
-            break;
-        case OPT_OUT:
-            o->out = optarg;
-            break;
-        case OPT_DTYPE:
-            o->dtype = optarg;
-            break;
+        case OPT_MODEL: o->model = optarg; break;
+        case OPT_ADAPTER: o->adapter = optarg; break;
+        case OPT_OUT: o->out = optarg; break;
+        case OPT_DTYPE: o->dtype = optarg; break;
         case OPT_4BIT:
             if (take_bool(optarg, &o->load_in_4bit)) return -1;
             break;
-        case OPT_PLAIN:
-            o->plain_scales = true;
-            break;
+        case OPT_PLAIN: o->plain_scales = true; break;
         case OPT_SHARD:
             if (take_size(optarg, &o->shard_bytes)) return -1;
             break;
-        case OPT_TOKENIZER:
-            o->tokenizer = optarg;
-            break;
-        case OPT_OVERWRITE:
-            o->overwrite = true;
-            break;
+        case OPT_TOKENIZER: o->tokenizer = optarg; break;
+        case OPT_OVERWRITE: o->overwrite = true; break;
         case OPT_THREADS:
             if (take_threads(optarg, &o->threads)) return -1;
             break;
-        case OPT_BACKEND:
-            o->backend = optarg;
-            break;
-        case OPT_HELP:
-            fputs(usage_text, stdout);
-            exit(EXIT_DONE);
-        default:
-            return fail(EXIT_USAGE, "see ./merge --help");
+        case OPT_BACKEND: o->backend = optarg; break;
+        case OPT_HELP: fputs(usage_text, stdout); exit(EXIT_DONE);
+        default: return fail(EXIT_USAGE, "see ./merge --help");
         }
     return check_options(o, argc, argv);
 }

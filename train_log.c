@@ -64,8 +64,8 @@ static const char *thousands(int64_t n, char buf[static 32]) {
 
 void train_log_params(int64_t trainable, int64_t base) {
     char a[32], b[32];
-    printf("trainable params: %s || all params: %s || trainable%%: %.4f\n", thousands(trainable, a), thousands(base + trainable, b),
-           100 * (double)trainable / (double)(base + trainable));
+    printf("trainable params: %s || all params: %s || trainable%%: %.4f\n", thousands(trainable, a),
+           thousands(base + trainable, b), 100 * (double)trainable / (double)(base + trainable));
     fflush(stdout);
 }
 
@@ -73,8 +73,10 @@ int train_log_open(train_log *l, const char *dir, int steps, int every) {
     char *path = path_join(dir, "metrics.jsonl");
     *l = (train_log){.steps = steps, .every = every};
     l->metrics = fopen(path, "w");
-    if (!l->metrics) fail(EXIT_IO, "%s: %s", path, strerror(errno));
-    else setvbuf(l->metrics, NULL, _IOLBF, 4096); /* a row is on its way as soon as it is written; no allocation later */
+    if (!l->metrics)
+        fail(EXIT_IO, "%s: %s", path, strerror(errno));
+    else
+        setvbuf(l->metrics, NULL, _IOLBF, 4096); /* a row is on its way as soon as it is written; no allocation later */
     free(path);
     progress_begin(&l->bar, "step", steps);
     l->began = l->last = seconds_now();
@@ -88,13 +90,14 @@ int train_log_step(train_log *l, const train_row *r) {
     uint64_t rss = peak_rss_bytes();
     char text[160];
     l->last = now, l->busy += took, l->tokens += r->tokens;
-    int n = fprintf(l->metrics,
-                    "{\"step\": %d, \"epoch\": %.6g, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %ld, "
-                    "\"target_tokens\": %ld, \"tokens_per_second\": %.6g, \"peak_rss_bytes\": %lu}\n",
-                    r->step, r->epoch, r->loss, r->learning_rate, r->grad_norm, (long)r->tokens, (long)r->targets,
-                    (double)r->tokens / took, (unsigned long)rss);
-    snprintf(text, sizeof text, "loss %.4f  lr %.2e  grad %.3f  %.0f tok/s  %.0f MiB", r->loss, r->learning_rate, r->grad_norm,
-             (double)l->tokens / l->busy, (double)rss / 1048576);
+    int n = fprintf(
+        l->metrics,
+        "{\"step\": %d, \"epoch\": %.6g, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %ld, "
+        "\"target_tokens\": %ld, \"tokens_per_second\": %.6g, \"peak_rss_bytes\": %lu}\n",
+        r->step, r->epoch, r->loss, r->learning_rate, r->grad_norm, (long)r->tokens, (long)r->targets,
+        (double)r->tokens / took, (unsigned long)rss);
+    snprintf(text, sizeof text, "loss %.4f  lr %.2e  grad %.3f  %.0f tok/s  %.0f MiB", r->loss, r->learning_rate,
+             r->grad_norm, (double)l->tokens / l->busy, (double)rss / 1048576);
     progress_show(&l->bar, r->step, text, r->step % l->every == 0 || r->step == l->steps);
     return written(n);
 }

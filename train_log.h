@@ -6,12 +6,16 @@
 #include "model/session.h"
 
 /* One optimiser step. loss: mean over the step's targets; grad_norm: of the mean gradient before clipping. */
-typedef struct train_row { int step; double epoch, loss, learning_rate, grad_norm; int64_t tokens, targets; } train_row;
+typedef struct train_row {
+    int step;
+    double epoch, loss, learning_rate, grad_norm;
+    int64_t tokens, targets;
+} train_row;
 
 typedef struct train_log {
     FILE *metrics; /* output_dir/metrics.jsonl: one JSON object a step, one an evaluation */
     progress bar;
-    int steps, every; /* of the run; steps between printed lines */
+    int steps, every;   /* of the run; steps between printed lines */
     double began, last; /* monotonic seconds: of training, of the last row */
     int64_t tokens;
     double busy; /* seconds spent in steps */

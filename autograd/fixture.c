@@ -5,7 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-
 static float draw(op_fixture *f) { return rng_normal(11, STREAM_TEST, f->draws++); }
 
 const float *fixture_floats(op_fixture *f, int64_t n, float mean, float scale) {

@@ -3,7 +3,10 @@
  * buffer is then the gradient of every layer border. dz is a copy, since dx goes on growing while dz is still read. */
 #include "autograd/ops.h"
 
-typedef struct { node head; tensor *x, *z; } add_node;
+typedef struct {
+    node head;
+    tensor *x, *z;
+} add_node;
 
 static void add_backward(tape *t, node *n) {
     add_node *s = (add_node *)n;
@@ -14,8 +17,10 @@ static void add_backward(tape *t, node *n) {
         k->be->add(k, dz, dz, dy);
     }
     if (!s->x->needs_grad) return;
-    if (s->x->grad.data) k->be->add(k, s->x->grad, s->x->grad, dy);
-    else s->x->grad = dy;
+    if (s->x->grad.data)
+        k->be->add(k, s->x->grad, s->x->grad, dy);
+    else
+        s->x->grad = dy;
 }
 
 tensor *op_add(tape *t, tensor *x, tensor *z) {
@@ -32,5 +37,6 @@ static tensor *add_run(op_fixture *f, tape *t, tensor **in, param *p) {
 }
 
 /* linear: the difference quotient is exact but for rounding of inputs of size 1 at a step of 2^-6 */
-static const op_case cases[] = {{.name = "5x7", .in = {{5, 7}, {5, 7}}, .run = add_run, .fd_step = 0x1p-6, .fd_error = 1e-4}};
+static const op_case cases[] = {
+    {.name = "5x7", .in = {{5, 7}, {5, 7}}, .run = add_run, .fd_step = 0x1p-6, .fd_error = 1e-4}};
 const op_cases op_add_cases = {"add", cases, 1};

@@ -2,7 +2,12 @@
  * FlashAttention-2 for the backward pass). Kept: q, k, v, o and lse [rows, heads]; no rows x rows matrix anywhere. */
 #include "autograd/ops.h"
 
-typedef struct { node head; tensor *q, *k, *v; const attn *a; float *lse; } attention_node;
+typedef struct {
+    node head;
+    tensor *q, *k, *v;
+    const attn *a;
+    float *lse;
+} attention_node;
 
 static void attention_backward(tape *t, node *n) {
     attention_node *s = (attention_node *)n;

@@ -3,7 +3,11 @@
 #include "autograd/ops.h"
 #include "core/error.h"
 
-typedef struct { node head; tensor *x; const int32_t *row; } gather_node;
+typedef struct {
+    node head;
+    tensor *x;
+    const int32_t *row;
+} gather_node;
 
 static void gather_backward(tape *t, node *n) {
     gather_node *s = (gather_node *)n;
@@ -26,5 +30,6 @@ static tensor *gather_run(op_fixture *f, tape *t, tensor **in, param *p) {
 }
 
 /* linear, as op_add */
-static const op_case cases[] = {{.name = "3 of 6", .in = {{6, 5}}, .run = gather_run, .fd_step = 0x1p-6, .fd_error = 1e-4}};
+static const op_case cases[] = {
+    {.name = "3 of 6", .in = {{6, 5}}, .run = gather_run, .fd_step = 0x1p-6, .fd_error = 1e-4}};
 const op_cases op_gather_cases = {"gather", cases, 1};

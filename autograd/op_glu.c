@@ -2,8 +2,15 @@
  * projection asks for it. dgate = dy up act'(gate), dup = dy act(gate). */
 #include "autograd/ops.h"
 
-typedef struct { node head; tensor *gate, *up; activation act; } glu_node;
-typedef struct { const tensor *gate, *up; activation act; } glu_maker;
+typedef struct {
+    node head;
+    tensor *gate, *up;
+    activation act;
+} glu_node;
+typedef struct {
+    const tensor *gate, *up;
+    activation act;
+} glu_maker;
 
 static void glu_remake(tape *t, const void *maker, mat out) {
     const glu_maker *m = maker;

@@ -3,7 +3,12 @@
  * loss that is a function of the rows' log-probabilities can be built on it; here loss = -sum weight[i] logprob[i]. */
 #include "autograd/ops.h"
 
-typedef struct { node head; tensor *h; mat dh; const float *weight; } head_loss_node;
+typedef struct {
+    node head;
+    tensor *h;
+    mat dh;
+    const float *weight;
+} head_loss_node;
 
 static void head_loss_backward(tape *t, node *n) {
     head_loss_node *s = (head_loss_node *)n;
@@ -11,8 +16,8 @@ static void head_loss_backward(tape *t, node *n) {
     s->h->grad = s->dh;
 }
 
-void op_head_loss(tape *t, const weight *head, tensor *h, const int32_t *target, const float *row_weight, float *logprob,
-                  step_sums *sums) {
+void op_head_loss(tape *t, const weight *head, tensor *h, const int32_t *target, const float *row_weight,
+                  float *logprob, step_sums *sums) {
     kctx *k = t->k;
     int64_t rows = h->val.rows;
     tensor *loss = tape_wrap(t, mat_none(), h->needs_grad);
@@ -44,5 +49,6 @@ static tensor *head_run(op_fixture *f, tape *t, tensor **in, param *p) {
 }
 
 /* as attention: the loss is a log-softmax of scores of size 1 */
-static const op_case cases[] = {{.name = "50 words", .in = {{6, 20}}, .run = head_run, .fd_step = 0x1p-6, .fd_error = 2e-3, .scale = 0.3f}};
+static const op_case cases[] = {
+    {.name = "50 words", .in = {{6, 20}}, .run = head_run, .fd_step = 0x1p-6, .fd_error = 2e-3, .scale = 0.3f}};
 const op_cases op_head_loss_cases = {"head_loss", cases, 1};

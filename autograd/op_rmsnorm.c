@@ -3,8 +3,18 @@
  * dx += rstd * (dy g) - x * rstd^3 / n * sum(dy g x). */
 #include "autograd/ops.h"
 
-typedef struct { node head; tensor *x; float *rstd; const float *g; float eps; } rmsnorm_node;
-typedef struct { const tensor *x; const float *g; float eps; } rmsnorm_maker;
+typedef struct {
+    node head;
+    tensor *x;
+    float *rstd;
+    const float *g;
+    float eps;
+} rmsnorm_node;
+typedef struct {
+    const tensor *x;
+    const float *g;
+    float eps;
+} rmsnorm_maker;
 
 static void rmsnorm_remake(tape *t, const void *maker, mat out) {
     const rmsnorm_maker *m = maker;

@@ -2,7 +2,12 @@
  * rotation is undone by the opposite angle: dx is dy turned back, in dy's memory. */
 #include "autograd/ops.h"
 
-typedef struct { node head; tensor *x; const int32_t *pos; const rope *r; } rope_node;
+typedef struct {
+    node head;
+    tensor *x;
+    const int32_t *pos;
+    const rope *r;
+} rope_node;
 
 static void rope_backward(tape *t, node *n) {
     rope_node *s = (rope_node *)n;
@@ -25,5 +30,6 @@ static tensor *rope_run(op_fixture *f, tape *t, tensor **in, param *p) {
 }
 
 /* linear, as op_add */
-static const op_case cases[] = {{.name = "3 heads of 8", .in = {{8, 24}}, .run = rope_run, .fd_step = 0x1p-6, .fd_error = 1e-4}};
+static const op_case cases[] = {
+    {.name = "3 heads of 8", .in = {{8, 24}}, .run = rope_run, .fd_step = 0x1p-6, .fd_error = 1e-4}};
 const op_cases op_rope_cases = {"rope", cases, 1};

@@ -27,18 +27,25 @@ void op_head_loss(tape *t, const weight *head, tensor *h, const int32_t *target,
 
 /* What the test driver runs. run() builds the op from inputs (leaf tensors that need gradients) and parameters; everything
  * else it needs (batches, frozen weights) it takes from op_fixture's seeded makers. */
-typedef struct { int64_t rows, cols; } op_shape;
+typedef struct {
+    int64_t rows, cols;
+} op_shape;
 typedef struct op_fixture op_fixture;
 typedef struct op_case {
     const char *name;
     op_shape in[4];    /* rows 0 ends the list */
     op_shape param[6]; /* likewise */
     tensor *(*run)(op_fixture *f, tape *t, tensor **in, param *p);
-    double fd_step;  /* step of the central difference */
-    double fd_error; /* allowed |analytic - numeric| relative to the norm of the gradient, with its reason in the file */
-    float scale;     /* inputs are normal(0, scale); 0 = 1 */
+    double fd_step; /* step of the central difference */
+    double
+        fd_error; /* allowed |analytic - numeric| relative to the norm of the gradient, with its reason in the file */
+    float scale;  /* inputs are normal(0, scale); 0 = 1 */
 } op_case;
-typedef struct op_cases { const char *name; const op_case *cases; int n; } op_cases;
+typedef struct op_cases {
+    const char *name;
+    const op_case *cases;
+    int n;
+} op_cases;
 
 const weight *fixture_weight(op_fixture *f, int fmt, int64_t rows, int64_t cols); /* frozen, seeded */
 const float *fixture_floats(op_fixture *f, int64_t n, float mean, float scale);

@@ -5,8 +5,13 @@
 #include <string.h>
 
 tape tape_begin(kctx *k, arena *act, arena *tmp, arena *host, bool training, bool checkpoint) {
-    return (tape){.k = k, .act = act, .tmp = tmp, .host = host,
-                  .recording = training, .training = training, .checkpoint = checkpoint};
+    return (tape){.k = k,
+                  .act = act,
+                  .tmp = tmp,
+                  .host = host,
+                  .recording = training,
+                  .training = training,
+                  .checkpoint = checkpoint};
 }
 
 static mat alloc_mat(arena *a, int64_t rows, int64_t cols) {
@@ -166,8 +171,10 @@ tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x, bool trainabl
     tensor *made = segment_run(t, f, ctx, x);
     node *inner = t->last;
     t->last = outer;
-    if (y) t->k->be->copy(t->k, y->val, made->val);
-    else y = tape_wrap(t, made->val, true);
+    if (y)
+        t->k->be->copy(t->k, y->val, made->val);
+    else
+        y = tape_wrap(t, made->val, true);
     segment_node *s = tape_record(t, sizeof *s, segment_backward, y);
     s->f = f, s->ctx = ctx, s->x = x, s->inner = inner, s->inner_y = made;
     leave_window(t, s);

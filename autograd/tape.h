@@ -31,7 +31,10 @@ struct tensor {
 };
 
 /* A trainable matrix: a view into the adapter's flat vectors. Accepted where a weight is (param_weight). */
-typedef struct param { float *val, *grad; int64_t rows, cols; } param;
+typedef struct param {
+    float *val, *grad;
+    int64_t rows, cols;
+} param;
 static inline weight param_weight(const param *p) { return weight_f32(p->val, p->rows, p->cols); }
 static inline mat param_grad(const param *p) { return mat_f32(p->grad, p->rows, p->cols); }
 
@@ -39,17 +42,22 @@ typedef tensor *segment_fn(tape *t, tensor *x, void *ctx);
 typedef void backward_fn(tape *t, node *n); /* reads n->out->grad, adds into gradients of inputs and parameters */
 
 /* Every node's struct begins with this; an op defines struct NAME_node { node head; what backward needs }. */
-struct node { node *prev; backward_fn *backward; tensor *out; };
+struct node {
+    node *prev;
+    backward_fn *backward;
+    tensor *out;
+};
 
 struct tape {
     kctx *k;
     arena *act, *tmp; /* device memory: values and gradients; scratch */
     arena *host;      /* tensors and nodes themselves */
-    arena *window;    /* NULL, or where a segment's values are made before they are kept as bf16 in act (activation_dtype) */
-    bool recording;  /* false: inference, evaluation, the first run of a checkpointed segment */
-    bool checkpoint; /* run segments again in the backward pass */
-    bool training;   /* dropout is on */
-    arena *main_act;  /* act itself while a segment runs in the window */
+    arena
+        *window; /* NULL, or where a segment's values are made before they are kept as bf16 in act (activation_dtype) */
+    bool recording;             /* false: inference, evaluation, the first run of a checkpointed segment */
+    bool checkpoint;            /* run segments again in the backward pass */
+    bool training;              /* dropout is on */
+    arena *main_act;            /* act itself while a segment runs in the window */
     bool in_segment, replaying; /* replaying: a checkpointed segment is run again, just before its backward pass */
     node *last;                 /* most recent node */
 };
@@ -58,7 +66,7 @@ struct tape {
 tape tape_begin(kctx *k, arena *act, arena *tmp, arena *host, bool training, bool checkpoint);
 
 tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad); /* from act; values undefined */
-tensor *tape_wrap(tape *t, mat val, bool needs_grad);                       /* over memory that outlives its use */
+tensor *tape_wrap(tape *t, mat val, bool needs_grad);                      /* over memory that outlives its use */
 /* Inside a segment that will not be replayed: memory from tmp, and tape_value makes it again from `maker` (any host memory
  * from tape_host); elsewhere the same as tape_tensor. */
 tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker);

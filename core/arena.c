@@ -13,8 +13,7 @@
 
 static int arena_map(arena *a, const char *name, size_t size, int prot, int flags) {
     void *p = mmap(NULL, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
-    if (p == MAP_FAILED)
-        return fail(EXIT_MEMORY, "memory for '%s': %zu bytes: %s", name, size, strerror(errno));
+    if (p == MAP_FAILED) return fail(EXIT_MEMORY, "memory for '%s': %zu bytes: %s", name, size, strerror(errno));
     *a = (arena){.name = name, .base = p, .size = size};
     return 0;
 }
@@ -37,8 +36,8 @@ void arena_close(arena *a) {
 }
 
 void *arena_alloc(arena *a, size_t bytes) {
-    CHECK(bytes <= a->size - a->used && bytes <= SIZE_MAX - ARENA_ALIGN, "arena %s: %zu more than %zu of %zu bytes", a->name,
-          bytes, a->used, a->size);
+    CHECK(bytes <= a->size - a->used && bytes <= SIZE_MAX - ARENA_ALIGN, "arena %s: %zu more than %zu of %zu bytes",
+          a->name, bytes, a->used, a->size);
     void *p = a->base + a->used;
     size_t step = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
     a->used = step > a->size - a->used ? a->size : a->used + step;

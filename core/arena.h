@@ -20,10 +20,10 @@ typedef struct arena {
 int arena_open(arena *a, const char *name, size_t size); /* maps size bytes, zeroed; -1 with EXIT_MEMORY */
 void arena_plan(arena *a, const char *name);             /* addresses only; dereferencing them faults */
 void arena_close(arena *a);
-void *arena_alloc(arena *a, size_t bytes);         /* never NULL: exceeding the plan is a CHECK; not cleared */
+void *arena_alloc(arena *a, size_t bytes);          /* never NULL: exceeding the plan is a CHECK; not cleared */
 void *arena_array(arena *a, size_t n, size_t each); /* n * each with the product checked */
-char *arena_string(arena *a, const char *s);       /* a copy; not for planning arenas */
-void arena_release(arena *a, size_t used);         /* back to an earlier value of a->used */
+char *arena_string(arena *a, const char *s);        /* a copy; not for planning arenas */
+void arena_release(arena *a, size_t used);          /* back to an earlier value of a->used */
 
 /* Heap memory for start-up (never inside a step): zeroed, CHECKs on overflow, exits with EXIT_MEMORY when refused. */
 void *xcalloc(size_t n, size_t each);

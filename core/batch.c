@@ -28,8 +28,8 @@ void batch_clear(batch *b) {
 }
 
 void batch_add(batch *b, const int32_t *ids, const int32_t *labels, int n, uint64_t sample) {
-    CHECK(n > 0 && b->rows + n <= b->rows_max && b->seqs < b->seqs_max, "batch of %d/%d rows, %d/%d sequences: %d more rows",
-          b->rows, b->rows_max, b->seqs, b->seqs_max, n);
+    CHECK(n > 0 && b->rows + n <= b->rows_max && b->seqs < b->seqs_max,
+          "batch of %d/%d rows, %d/%d sequences: %d more rows", b->rows, b->rows_max, b->seqs, b->seqs_max, n);
     for (int i = 0; i < n; i++) {
         int r = b->rows + i, target = i + 1 < n && labels ? labels[i + 1] : -100;
         b->token[r] = ids[i];

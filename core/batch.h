@@ -8,10 +8,10 @@ typedef struct batch {
     int rows, seqs, targets; /* tokens, sequences, rows with target >= 0 */
     int rows_max, seqs_max;  /* capacity of the arrays below */
     /* per row [rows] */
-    int32_t *token;  /* id in the vocabulary */
-    int32_t *target; /* the token that row i must predict (already shifted), -1 = none */
-    int32_t *pos;    /* position in its own sequence: 0, 1, ... */
-    float *weight;   /* weight of the target in the loss, 1 unless the data says otherwise */
+    int32_t *token;       /* id in the vocabulary */
+    int32_t *target;      /* the token that row i must predict (already shifted), -1 = none */
+    int32_t *pos;         /* position in its own sequence: 0, 1, ... */
+    float *weight;        /* weight of the target in the loss, 1 unless the data says otherwise */
     uint64_t *row_sample; /* sample id of the row's sequence */
     /* per sequence [seqs] */
     int32_t *start;   /* [seqs + 1] first row of each sequence; start[seqs] == rows */

@@ -4,15 +4,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static _Thread_local struct { int code; char text[4096]; } failure;
+static _Thread_local struct {
+    int code;
+    char text[4096];
+} failure;
 
 /* Copies src to dst with control bytes as \xNN, so that file content can never steer a terminal. */
 static void escape(char *dst, size_t size, const char *src) {
     size_t n = 0;
     for (; *src && n + 5 < size; src++) {
         unsigned char c = (unsigned char)*src;
-        if (c < 0x20 || c == 0x7f) n += (size_t)snprintf(dst + n, size - n, "\\x%02x", c);
-        else dst[n++] = (char)c;
+        if (c < 0x20 || c == 0x7f)
+            n += (size_t)snprintf(dst + n, size - n, "\\x%02x", c);
+        else
+            dst[n++] = (char)c;
     }
     dst[n] = 0;
 }

@@ -49,17 +49,11 @@ static int scan(const json_source *s, json_limits limits) {
             snprintf(what, sizeof what, "nested deeper than %d levels", limits.depth);
             return fail_at(s, i, what);
         case '}':
-        case ']':
-            depth--;
-            break;
+        case ']': depth--; break;
         case ',':
-        case ':':
-            memory += COST_SCALAR;
-            break;
-        case 0:
-            return fail_at(s, i, "a NUL byte: the file is binary or damaged, expected JSON text");
-        default:
-            break;
+        case ':': memory += COST_SCALAR; break;
+        case 0: return fail_at(s, i, "a NUL byte: the file is binary or damaged, expected JSON text");
+        default: break;
         }
         if (memory > limits.memory) {
             snprintf(what, sizeof what, "so many values that reading them would take more than %" PRIu64 " MiB",
@@ -131,22 +125,14 @@ json_t *json_read(const char *path) {
 const char *json_kind(const json_t *v) {
     if (!v) return "nothing";
     switch (json_typeof(v)) {
-    case JSON_OBJECT:
-        return "an object";
-    case JSON_ARRAY:
-        return "an array";
-    case JSON_STRING:
-        return "a string";
-    case JSON_INTEGER:
-        return "an integer";
-    case JSON_REAL:
-        return "a number";
-    case JSON_TRUE:
-        return "true";
-    case JSON_FALSE:
-        return "false";
-    case JSON_NULL:
-        return "null";
+    case JSON_OBJECT: return "an object";
+    case JSON_ARRAY: return "an array";
+    case JSON_STRING: return "a string";
+    case JSON_INTEGER: return "an integer";
+    case JSON_REAL: return "a number";
+    case JSON_TRUE: return "true";
+    case JSON_FALSE: return "false";
+    case JSON_NULL: return "null";
     }
     return "nothing";
 }

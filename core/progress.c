@@ -14,8 +14,10 @@ double seconds_now(void) {
 
 const char *duration_text(double seconds, char buf[static 40]) {
     long s = seconds > 0 && seconds < 1e8 ? (long)(seconds + 0.5) : 0;
-    if (s < 3600) snprintf(buf, 40, "%ld:%02ld", s / 60, s % 60);
-    else snprintf(buf, 40, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    if (s < 3600)
+        snprintf(buf, 40, "%ld:%02ld", s / 60, s % 60);
+    else
+        snprintf(buf, 40, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
     return buf;
 }
 

@@ -29,7 +29,8 @@ float rng_normal(uint64_t seed, uint64_t stream, uint64_t n) {
 
 uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t n, uint64_t bound) {
     rng_block r = rng_philox(seed, stream, n);
-    unsigned __int128 wide = (unsigned __int128)((uint64_t)r.v[1] << 32 | r.v[0]) * bound; /* Lemire; bias below 2^-32 */
+    unsigned __int128 wide =
+        (unsigned __int128)((uint64_t)r.v[1] << 32 | r.v[0]) * bound; /* Lemire; bias below 2^-32 */
     return (uint64_t)(wide >> 64);
 }
 

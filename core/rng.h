@@ -6,14 +6,16 @@
 
 #include <stdint.h>
 
-typedef struct { uint32_t v[4]; } rng_block;
+typedef struct {
+    uint32_t v[4];
+} rng_block;
 
 rng_block rng_philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo);
 
 /* The n-th value of stream `stream` under `seed`. */
 uint32_t rng_u32(uint64_t seed, uint64_t stream, uint64_t n);
-float rng_uniform(uint64_t seed, uint64_t stream, uint64_t n); /* [0, 1), 24 bits */
-float rng_normal(uint64_t seed, uint64_t stream, uint64_t n);  /* Box-Muller in double */
+float rng_uniform(uint64_t seed, uint64_t stream, uint64_t n);                  /* [0, 1), 24 bits */
+float rng_normal(uint64_t seed, uint64_t stream, uint64_t n);                   /* Box-Muller in double */
 uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t n, uint64_t bound); /* [0, bound), bound > 0 */
 
 /* Streams, so that no two uses share numbers. */

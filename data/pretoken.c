@@ -26,17 +26,10 @@ static int cut(cutter *c, int64_t begin, int64_t end, bool match) {
     case SPLIT_REMOVED:
         if (match) return cut_flush(c);
         break;
-    case SPLIT_ISOLATED:
-        break;
-    case SPLIT_CONTIGUOUS:
-        join = c->held && match == c->match;
-        break;
-    case SPLIT_PREVIOUS:
-        join = c->held && match && !c->match;
-        break;
-    case SPLIT_NEXT:
-        join = c->held && !match && c->match;
-        break;
+    case SPLIT_ISOLATED: break;
+    case SPLIT_CONTIGUOUS: join = c->held && match == c->match; break;
+    case SPLIT_PREVIOUS: join = c->held && match && !c->match; break;
+    case SPLIT_NEXT: join = c->held && !match && c->match; break;
     }
     c->match = match;
     if (join) return c->end = end, 0;

@@ -6,14 +6,16 @@
 #include <string.h>
 
 /* Base and adapter over s->run; the adapter's tensors are read in the real pass only, quant is opened in the other. */
-static int load(session *s, quant_cache *quant, const model_source *src, const inference_options *o, int64_t positions) {
+static int load(session *s, quant_cache *quant, const model_source *src, const inference_options *o,
+                int64_t positions) {
     model_options mo = {o->load_in_4bit, o->double_quant, positions, quant};
     lora_config l;
     if (o->adapter && lora_config_read(&l, o->adapter)) return -1;
     if (o->adapter && !o->base_given) {
         mo.load_in_4bit = l.base != BASE_AS_IS, mo.double_quant = l.base == BASE_NF4_DOUBLE;
         if (mo.load_in_4bit && s->run.planning)
-            fprintf(stderr, "note: base in %s, as the adapter was trained (--load-in-4bit=false for the weights as they are)\n",
+            fprintf(stderr,
+                    "note: base in %s, as the adapter was trained (--load-in-4bit=false for the weights as they are)\n",
                     base_quant_names[l.base]);
     }
     l.dropout = 0;

@@ -13,7 +13,7 @@ typedef struct inference_options {
     const char *adapter; /* PEFT directory or NULL */
     const char *backend;
     int threads;
-    bool base_given;  /* load_in_4bit was said; else the base is what the adapter was trained on */
+    bool base_given; /* load_in_4bit was said; else the base is what the adapter was trained on */
     bool load_in_4bit, double_quant;
     quant_cache_options cache; /* of a 4-bit base */
 } inference_options;
@@ -31,10 +31,11 @@ typedef struct generator {
 
 int generator_open(generator *g, const model_source *src, const inference_options *o, int context);
 void generator_close(generator *g);
-void generator_rewind(generator *g, int n);                         /* keep the first n tokens */
-int generator_feed(generator *g, const int32_t *ids, int n);        /* -1: the context is full */
-int generator_resume(generator *g, const int32_t *ids, int n);      /* feed what differs from the cache; returns how many were fed, or -1 */
-int32_t generator_next(generator *g, const sampling *s);            /* chosen from logits; not yet fed */
+void generator_rewind(generator *g, int n);                  /* keep the first n tokens */
+int generator_feed(generator *g, const int32_t *ids, int n); /* -1: the context is full */
+int generator_resume(generator *g, const int32_t *ids,
+                     int n); /* feed what differs from the cache; returns how many were fed, or -1 */
+int32_t generator_next(generator *g, const sampling *s); /* chosen from logits; not yet fed */
 
 typedef struct scorer {
     session s;

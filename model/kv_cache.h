@@ -7,10 +7,10 @@
 
 typedef struct kv_cache {
     int layers, seqs, context;
-    int64_t width;   /* kv_heads * head_dim */
-    float *k, *v;    /* [layers][seqs * context][width] */
-    int32_t *first;  /* [seqs] row of a sequence's key 0; heap */
-    int32_t *row;    /* [rows_max] scratch: cache row of each batch row; heap */
+    int64_t width;  /* kv_heads * head_dim */
+    float *k, *v;   /* [layers][seqs * context][width] */
+    int32_t *first; /* [seqs] row of a sequence's key 0; heap */
+    int32_t *row;   /* [rows_max] scratch: cache row of each batch row; heap */
     int rows_max;
 } kv_cache;
 

@@ -27,9 +27,12 @@ static param joint_a(const tape *t, const proj *p, int n) {
         const lora *l = p[i].lora;
         if (!l) continue;
         if (l->dropout > 0 && t->training) return (param){0};
-        if (!joint.val) joint = l->a;
-        else if (l->a.val == joint.val + joint.rows * joint.cols) joint.rows += l->a.rows;
-        else return (param){0};
+        if (!joint.val)
+            joint = l->a;
+        else if (l->a.val == joint.val + joint.rows * joint.cols)
+            joint.rows += l->a.rows;
+        else
+            return (param){0};
     }
     return joint;
 }

@@ -11,7 +11,7 @@
 #include "autograd/tape.h"
 
 typedef struct lora {
-    param a, b;    /* [r, in], [out, r]: views into the adapter's flat vectors */
+    param a, b; /* [r, in], [out, r]: views into the adapter's flat vectors */
     float scale;
     float dropout; /* probability; 0 = none */
     uint64_t seed; /* of the dropout masks */

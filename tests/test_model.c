@@ -19,7 +19,14 @@ enum { ROWS = 64, SEQS = 8, CONTEXT = 40 };
 #define GOLDEN "tests/golden/"
 
 /* A session on the tiny model with room for ROWS tokens; lora: an adapter of rank 4 on everything, A and B both seeded. */
-typedef struct { model_source src; session s; batch b; kv_cache kv; int32_t rows[ROWS], target[ROWS]; float weight[ROWS]; } fixture;
+typedef struct {
+    model_source src;
+    session s;
+    batch b;
+    kv_cache kv;
+    int32_t rows[ROWS], target[ROWS];
+    float weight[ROWS];
+} fixture;
 
 static bool half; /* activation_dtype: bf16 for the next fixture */
 
@@ -136,7 +143,12 @@ static void test_logits_nf4(void **state) {
 }
 
 /* One step on the golden sequences: log-probabilities, gradients. */
-typedef struct { int n; float logprob[ROWS]; float *grad; step_sums sums; } step;
+typedef struct {
+    int n;
+    float logprob[ROWS];
+    float *grad;
+    step_sums sums;
+} step;
 
 static void run_step(fixture *f, step *r, bool checkpoint) {
     tape t = session_tape(&f->s, true, checkpoint);
@@ -260,8 +272,9 @@ static void test_cache(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_logits), cmocka_unit_test(test_logits_nf4),
-                                       cmocka_unit_test(test_threads_and_isa), cmocka_unit_test(test_checkpointing),
-                                       cmocka_unit_test(test_packing), cmocka_unit_test(test_half), cmocka_unit_test(test_cache)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_logits),        cmocka_unit_test(test_logits_nf4), cmocka_unit_test(test_threads_and_isa),
+        cmocka_unit_test(test_checkpointing), cmocka_unit_test(test_packing),    cmocka_unit_test(test_half),
+        cmocka_unit_test(test_cache)};
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

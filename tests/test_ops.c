@@ -44,7 +44,8 @@ static void open_setup(setup *s, const op_case *c, const backend *be, int thread
     *s = (setup){.c = c, .k = {be, threads, NULL, backend_scratch(threads)}};
     s->k.scratch = aligned_alloc(64, (s->k.scratch_bytes + 63) / 64 * 64);
     assert_int_equal(arena_open(&s->act, "act", 1 << 22) | arena_open(&s->tmp, "tmp", 1 << 22) |
-                         arena_open(&s->host, "host", 1 << 20) | arena_open(&s->fix.mem, "fixture", 1 << 22), 0);
+                         arena_open(&s->host, "host", 1 << 20) | arena_open(&s->fix.mem, "fixture", 1 << 22),
+                     0);
     for (int i = 0; i < 4 && c->in[i].rows; i++) s->shape[s->n_leaf++] = c->in[i];
     s->n_in = s->n_leaf;
     for (int i = 0; i < 6 && c->param[i].rows; i++) s->shape[s->n_leaf++] = c->param[i];
@@ -80,7 +81,8 @@ static void evaluate(setup *s, bool backward) {
     s->y = y->val;
     if (!y->grad.data) {
         tape_grad(&t, y);
-        for (int64_t i = 0; i < y->val.rows * y->val.cols; i++) ((float *)y->grad.data)[i] = rng_normal(4, STREAM_TEST, (uint64_t)i);
+        for (int64_t i = 0; i < y->val.rows * y->val.cols; i++)
+            ((float *)y->grad.data)[i] = rng_normal(4, STREAM_TEST, (uint64_t)i);
     }
     s->loss = 0;
     for (int64_t i = 0; i < y->val.rows * y->val.cols; i++)
@@ -89,7 +91,8 @@ static void evaluate(setup *s, bool backward) {
     at = 0;
     for (int i = 0; i < s->n_leaf; i++) {
         int64_t n = s->shape[i].rows * s->shape[i].cols;
-        if (i < s->n_in && leaf[i].grad.data && backward) memcpy(s->g + at, leaf[i].grad.data, (size_t)n * sizeof(float));
+        if (i < s->n_in && leaf[i].grad.data && backward)
+            memcpy(s->g + at, leaf[i].grad.data, (size_t)n * sizeof(float));
         at += n;
     }
     fixture_release(&s->fix);
@@ -113,12 +116,14 @@ static void finite_differences(const op_cases *op, const op_case *c) {
     double error = 0, norm = 0;
     for (int64_t i = 0; i < s.n; i++) {
         float x = s.x[i];
-        double near = loss_at(&s, i, x + h) - loss_at(&s, i, x - h), far = loss_at(&s, i, x + 2 * h) - loss_at(&s, i, x - 2 * h);
+        double near = loss_at(&s, i, x + h) - loss_at(&s, i, x - h),
+               far = loss_at(&s, i, x + 2 * h) - loss_at(&s, i, x - 2 * h);
         double numeric = (8 * near - far) / (12 * (double)h);
         error += ((double)g[i] - numeric) * ((double)g[i] - numeric), norm += numeric * numeric;
     }
     error = sqrt(error / norm);
-    if (!(error <= c->fd_error) || !(norm > 0)) fail_msg("%s, %s: differences %.2e, allowed %.2e", op->name, c->name, error, c->fd_error);
+    if (!(error <= c->fd_error) || !(norm > 0))
+        fail_msg("%s, %s: differences %.2e, allowed %.2e", op->name, c->name, error, c->fd_error);
     free(g);
     close_setup(&s);
 }
@@ -130,10 +135,12 @@ static void same_bits(const op_cases *op, const op_case *c, const char *name, in
     open_setup(&a, c, &backend_ref, 1), open_setup(&b, c, be, threads);
     evaluate(&a, true), evaluate(&b, true);
     int64_t n = a.y.rows * a.y.cols;
-    if (memcmp(a.y.data, b.y.data, (size_t)n * sizeof(float))) fail_msg("%s, %s, %s, %d threads: value differs from ref", op->name, c->name, name, threads);
+    if (memcmp(a.y.data, b.y.data, (size_t)n * sizeof(float)))
+        fail_msg("%s, %s, %s, %d threads: value differs from ref", op->name, c->name, name, threads);
     for (int64_t i = 0; i < a.n; i++)
         if (bits_of(a.g[i]) != bits_of(b.g[i]))
-            fail_msg("%s, %s, %s, %d threads: gradient %ld: %a, ref %a", op->name, c->name, name, threads, (long)i, (double)b.g[i], (double)a.g[i]);
+            fail_msg("%s, %s, %s, %d threads: gradient %ld: %a, ref %a", op->name, c->name, name, threads, (long)i,
+                     (double)b.g[i], (double)a.g[i]);
     close_setup(&a), close_setup(&b);
 }
 

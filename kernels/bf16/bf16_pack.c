@@ -179,9 +179,7 @@ void bf16_pack_bwd(uint16_t *dst, float *tmp, const bf16_source *s, int64_t k0, 
 double bf16_pack_cost(const weight *w) {
     switch (w->fmt->id) {
     case FMT_F32:
-    case FMT_BF16:
-        return 0.3;
-    default:
-        return nf4_aligned(w) ? 0.3 : 2;
+    case FMT_BF16: return 0.3;
+    default: return nf4_aligned(w) ? 0.3 : 2;
     }
 }

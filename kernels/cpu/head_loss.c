@@ -152,7 +152,8 @@ static void run_block(const head_block *b) {
 /* Rows [i, i + n) of the call; `owner` is the scratch that holds what the block's threads share. */
 static head_block block_of(float *logprob, mat dh, mat h, const weight *w, const int32_t *target, int64_t i, int64_t n,
                            float *owner) {
-    _Static_assert((GEMM_FLOATS + HEAD_ROWS * (P_PITCH + 4 + DH_COLS)) * sizeof(float) <= THREAD_SCRATCH, "a block fits");
+    _Static_assert((GEMM_FLOATS + HEAD_ROWS * (P_PITCH + 4 + DH_COLS)) * sizeof(float) <= THREAD_SCRATCH,
+                   "a block fits");
     float *p = owner + GEMM_FLOATS, *m = p + HEAD_ROWS * P_PITCH;
     return (head_block){.h = mat_rows(h, i, n),
                         .dh = dh.data ? mat_rows(dh, i, n) : dh,
@@ -181,7 +182,8 @@ void ISA(head_loss)(kctx *c, float *logprob, mat dh, mat h, const weight *w, con
         for (int64_t i = team ? 0 : self * n; i < h.rows; i += team ? n : threads * n) {
             head_block b =
                 block_of(logprob, dh, h, w, target, i, smaller(n, h.rows - i), thread_scratch(c, team ? 0 : self));
-            b.scratch = thread_scratch(c, self), b.sum = b.scratch + GEMM_FLOATS + HEAD_ROWS * (P_PITCH + 4), b.member = team ? self : 0, b.members = team ? threads : 1;
+            b.scratch = thread_scratch(c, self), b.sum = b.scratch + GEMM_FLOATS + HEAD_ROWS * (P_PITCH + 4),
+            b.member = team ? self : 0, b.members = team ? threads : 1;
             run_block(&b);
         }
     }

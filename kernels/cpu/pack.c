@@ -9,9 +9,7 @@ void ISA(weight_row)(const weight *w, int64_t row, int64_t k0, int64_t n, float 
     int64_t at = row * w->cols + k0, i = 0;
     const uint16_t *half = (const uint16_t *)w->data + at;
     switch (w->fmt->id) {
-    case FMT_F32:
-        memcpy(out, (const float *)w->data + at, (size_t)n * sizeof *out);
-        return;
+    case FMT_F32: memcpy(out, (const float *)w->data + at, (size_t)n * sizeof *out); return;
     case FMT_BF16:
         for (; i + 16 <= n; i += 16) v16_store(out + i, v16_from_bf16(half + i));
         break;
@@ -125,12 +123,9 @@ void ISA(pack_bwd)(float *dst, float *tmp, const weight *w, int64_t k0, int64_t 
 
 float ISA(pack_cost)(const weight *w) {
     switch (w->fmt->id) {
-    case FMT_F32:
-        return 4;
+    case FMT_F32: return 4;
     case FMT_BF16:
-    case FMT_F16:
-        return 6;
-    default:
-        return nf4_aligned(w) ? 6 : PACK_SLOW;
+    case FMT_F16: return 6;
+    default: return nf4_aligned(w) ? 6 : PACK_SLOW;
     }
 }
