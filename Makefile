@@ -78,7 +78,7 @@ $(BUILD)/tests/test_simde: $(foreach i,$(SIMDE_ISAS),$(CPU_SRC:kernels/cpu/%.c=$
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -lcmocka -o $@
 
-$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libpeft.a
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/bench/measure.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -o $@
 
 tests: $(TESTS)
