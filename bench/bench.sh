@@ -1,112 +1,236 @@
 #!/bin/bash
-# Training speed and memory, ours and the peers', on this machine in one run: SmolLM2-135M's shape with random weights, batch
-# 4 x 256, LoRA r=16 on every linear layer, every token a target. One JSON line per figure on stdout (and in
-# build/bench/results.jsonl), then a table with the ratio to the better peer.
+# Speed and memory, ours and the peers', on this machine in one run. One JSON line per figure on stdout (and in
+# build/bench/results.jsonl), then a table of them with the ratios, and the goals.
 #
-#   bench/bench.sh [--steps N] [--ours] [--no-checkpoint]     --ours leaves the peers out
+#   bench/bench.sh [--ours] [--steps N] [--save] [FIGURE...]     FIGURE: train gemm attention head start scaling (all)
 #
-# bench/README.md says how each figure is defined.
+# --ours leaves the peers out; --steps counts that many training steps instead of five; --save writes the table of a
+# whole run to bench/RESULTS.md. SCALING_SECONDS (720) bounds the scaling table. bench/README.md defines the figures.
 set -eu
+export LC_ALL=C
+unset OMP_PROC_BIND OMP_PLACES # under them OpenBLAS's threads share one core
 cd "$(dirname "$0")/.."
-steps=5 peers=1 checkpoint=1
+
+usage() {
+    echo "bench.sh: unknown argument '$1'; known: --ours, --steps N, --save, train, gemm, attention, head, start, scaling" >&2
+    exit 2
+}
+
+all="train gemm attention head start scaling"
+steps=5 peers=1 save=0 figures=""
 while [ $# -gt 0 ]; do
     case $1 in
-    --steps) steps=$2 && shift ;;
+    --steps) [ $# -gt 1 ] || usage "$1"; steps=$2 && shift ;;
     --ours) peers=0 ;;
-    --no-checkpoint) checkpoint=0 ;;
-    *)
-        echo "bench.sh: unknown option '$1'; known: --steps N, --ours, --no-checkpoint" >&2
-        exit 2
-        ;;
+    --save) save=1 ;;
+    train | gemm | attention | head | start | scaling) figures="$figures $1" ;;
+    *) usage "$1" ;;
     esac
     shift
 done
+figures=${figures:-$all}
+if [ "$save" = 1 ] && { [ "$figures" != "$all" ] || [ "$peers" = 0 ]; }; then
+    echo "bench.sh: --save keeps the table of a whole run: leave --ours and the figures' names away" >&2
+    exit 2
+fi
 
-python=$(scripts/parity/venv.sh)
-model=${XDG_CACHE_HOME:-$HOME/.cache}/peft.c/bench/llama-135m
-out=build/bench
-mkdir -p "$out"
-[ -s "$model/rows.jsonl" ] || "$python" bench/peer_train.py --make "$model" >"$out/make.log" 2>&1
-: >"$out/results.jsonl"
+build=${BUILD:-build}
+programs=$build/bench
+out=$build/bench/run
+models=${XDG_CACHE_HOME:-$HOME/.cache}/peft.c/bench
+kept=$models/cache # the programs' own cache of quantised bases, apart from the user's
+cores=$(nproc)
+mkdir -p "$out" "$models"
+[ "${BENCH_BUILT:-0}" = 1 ] || env -u MAKEFLAGS make -s -j"$cores" all bench-programs >&2
+results=$build/bench/results.jsonl
+: >"$results"
+python=""
+case " $figures " in *" train "*) [ "$peers" = 0 ] || python=$(scripts/parity/venv.sh) ;; esac
 
-# median of one field over the counted steps of metrics.jsonl; the first step warms up
-median() { # file, key
-    awk -v key="\"$2\"" '
-        /"eval_loss"/ { next }
-        { at = index($0, key); if (!at) next; v = substr($0, at + length(key)); sub(/^[ ]*:[ ]*/, "", v); if (++n > 1) x[n - 1] = v + 0 }
-        END {
-            m = n - 1
-            for (i = 2; i <= m; i++) { v = x[i]; for (j = i - 1; j > 0 && x[j] > v; j--) x[j + 1] = x[j]; x[j + 1] = v }
-            if (m < 1) exit 1
-            printf "%.2f\n", m % 2 ? x[(m + 1) / 2] : (x[m / 2] + x[m / 2 + 1]) / 2
-        }' "$1"
+keep() { tee -a "$results"; }
+say() { printf '%s\n' "$*" >&2; }
+
+failed() { # name, log: a figure that cannot be had is said, and the others go on
+    say "bench.sh: $1 failed; its last lines (whole log: $2):"
+    tail -n 5 "$2" >&2
+    printf '{"what": "failure", "name": "%s"}\n' "$1" | keep
 }
 
-ours() { # base, checkpointing
-    local name=ours-$1-$2 four=false speed memory
-    [ "$1" = nf4 ] && four=true
-    cat >"$out/$name.yaml" <<YAML
-base_model: $model
-load_in_4bit: $four
-datasets: [{path: $model/rows.jsonl, type: tokenized}]
+run() { # log, program...: one of our programs that prints JSON lines
+    local log=$out/$1.log
+    shift
+    "$@" 2>"$log" </dev/null | keep
+    [ "${PIPESTATUS[0]}" = 0 ] || failed "$*" "$log"
+}
+
+config() { # model: writes a configuration and prints its name
+    cat >"$out/$1.yaml" <<YAML
+base_model: $models/$1
+load_in_4bit: true
+datasets: [{path: $models/$1/rows-256.jsonl, type: tokenized}]
+shuffle_merged_datasets: false
 lora_r: 16
 lora_alpha: 32
 lora_dropout: 0
 lora_target_linear: true
 sequence_len: 256
 micro_batch_size: 4
-max_steps: $((steps + 1))
+max_steps: 1000
 learning_rate: 1e-4
+lr_scheduler: constant
 max_grad_norm: 1.0
-gradient_checkpointing: $2
-output_dir: $out/$name
+output_dir: $out/$1
 YAML
-    rm -rf "${out:?}/$name"
-    ./train "$out/$name.yaml" >"$out/$name.log" 2>&1 </dev/null || {
-        tail -n 5 "$out/$name.log" >&2
-        return 1
-    }
-    speed=$(median "$out/$name/metrics.jsonl" tokens_per_second)
-    memory=$(median "$out/$name/metrics.jsonl" peak_rss_bytes)
-    printf '{"who": "peft.c", "base": "%s", "compute": "float32", "batch": 4, "length": 256, "rank": 16, "checkpointing": %s, "tokens_per_second": %s, "peak_rss_bytes": %.0f}\n' \
-        "$1" "$2" "$speed" "$memory" | tee -a "$out/results.jsonl"
+    echo "$out/$1.yaml"
+}
+
+model() { # name: made once; one step, so that its base is quantised and its file is in memory
+    [ -s "$models/$1/model.safetensors" ] || "$programs/make_model" "$models/$1" "$1" || return 1
+    XDG_CACHE_HOME=$kept "$programs/bench_step" "$(config "$1")" --micro_batch_size=1 --runs 1 --budget 0 \
+        >/dev/null 2>"$out/$1-first.log" </dev/null || { failed "the first step of $1" "$out/$1-first.log"; return 1; }
+}
+
+has_key() { ./train --help 2>/dev/null | grep -q "^ *$1\b"; }
+
+# ---- train ----
+
+ours() { # log, --key=value...
+    local log=$1
+    shift
+    XDG_CACHE_HOME=$kept run "$log" "$programs/bench_step" "$out/smollm2-135m.yaml" --what train --runs "$steps" "$@"
 }
 
 peer() { # base, compute
-    "$python" bench/peer_train.py --model "$model" --base "$1" --compute "$2" --steps "$steps" 2>"$out/peer-$1-$2.log" </dev/null |
-        tee -a "$out/results.jsonl"
+    local log=$out/peer-$1-$2.log
+    "$python" bench/peer_train.py --model "$models/smollm2-135m" --base "$1" --compute "$2" --steps "$steps" \
+        2>"$log" </dev/null | keep
+    [ "${PIPESTATUS[0]}" = 0 ] || failed "peer_train.py --base $1 --compute $2" "$log"
 }
 
-ours nf4 false
-[ "$checkpoint" = 0 ] || ours nf4 true
-ours fp false
-if [ "$peers" = 1 ]; then
+figure_train() {
+    model smollm2-135m || return 0
+    ours train-nf4
+    ours train-checkpointing --gradient_checkpointing=true
+    if has_key activation_dtype; then ours train-activations --activation_dtype=bf16; fi
+    if has_key compute_dtype; then ours train-bf16 --compute_dtype=bf16; fi
+    ours train-fp --load_in_4bit=false
+    [ "$peers" = 1 ] || return 0
     peer nf4 float32
     # the peer's best: bfloat16 is slower than float32 where the CPU has no instruction for it
-    if grep -q -e avx512_bf16 -e amx_bf16 /proc/cpuinfo; then peer nf4 bfloat16; fi
+    if grep -q -e avx512_bf16 -e amx_bf16 -e '\bbf16\b' /proc/cpuinfo; then peer nf4 bfloat16; fi
     peer fp float32
-fi
+}
 
+# ---- kernels ----
+
+figure_gemm() { run gemm "$programs/bench_layer"; }
+figure_attention() { run attention "$programs/bench_attention"; }
+figure_head() { run head "$programs/bench_head"; }
+
+# ---- start ----
+
+start_seconds() { # cache directory: exec of ./train to the line that it prints right before its first step
+    local began=$EPOCHREALTIME ready=""
+    while IFS= read -r line; do
+        case $line in 'trainable params'*) ready=$EPOCHREALTIME ;; esac
+    done < <(XDG_CACHE_HOME=$1 ./train "$out/smollm2-135m.yaml" --max_steps=1 2>"$out/start.log" </dev/null)
+    [ -n "$ready" ] && awk "BEGIN { printf \"%.3f\n\", $ready - $began }"
+}
+
+start_line() { printf '{"what": "start", "name": "%s", "model": "smollm2-135m", "runs": %d, "seconds": %s}\n' "$@" | keep; }
+
+figure_start() {
+    model smollm2-135m || return 0
+    rm -rf "$out/start-cache"
+    local first again=""
+    first=$(start_seconds "$out/start-cache") || { failed "the start of ./train" "$out/start.log"; return 0; }
+    start_line "first, quantising" 1 "$first"
+    for _ in 1 2 3 4 5; do
+        again="$again $(start_seconds "$out/start-cache")" || { failed "the start of ./train" "$out/start.log"; return 0; }
+    done
+    start_line "quantised once" 5 "$(printf '%s\n' $again | sort -n | sed -n 3p)"
+    rm -rf "$out/start-cache"
+}
+
+# ---- scaling ----
+
+declare -A speed # "model threads" -> tokens per second of the last cell
+
+cell() { # model, length, threads
+    local model=$1 length=$2 threads=$3 batch=1 known rc log=$out/scaling-$1-$2-$3
+    [ "$length" -ge 1024 ] || batch=$((1024 / length))
+    # from the cell before, or of another number of threads; a fifth for loading
+    known=${speed["$model $threads"]:-}
+    [ -n "$known" ] || known=$(awk "BEGIN { print ${speed["$model $cores"]:-0} * $threads / $cores }")
+    if ! awk "BEGIN { exit !($SECONDS + ($known > 0 ? 1.2 * $length * $batch / $known : 0) < $until) }"; then
+        printf '{"what": "scaling", "model": "%s", "length": %d, "threads": %d, "skipped": "out of time"}\n' \
+            "$model" "$length" "$threads" | keep
+        return
+    fi
+    for checkpointing in false true; do
+        rc=0
+        XDG_CACHE_HOME=$kept "$programs/bench_step" "$out/$model.yaml" --what scaling --runs 3 --budget 8 \
+            --datasets="[{path: $models/$model/rows-$length.jsonl, type: tokenized}]" --sequence_len="$length" \
+            --micro_batch_size="$batch" --threads="$threads" --gradient_checkpointing=$checkpointing \
+            >"$log.json" 2>"$log.log" </dev/null || rc=$?
+        [ "$rc" = 5 ] || break # 5: not enough memory without recomputation
+    done
+    [ "$rc" = 0 ] || { failed "scaling: $model, $length tokens, $threads threads" "$log.log"; return; }
+    keep <"$log.json"
+    speed["$model $threads"]=$(sed 's/.*"tokens_per_second": \([0-9.]*\).*/\1/' "$log.json")
+}
+
+figure_scaling() {
+    local name counts=1 until
+    [ "$cores" -lt 2 ] || counts="2 1"
+    [ "$cores" -le 2 ] || counts="$cores 2 1"
+    for name in smollm2-135m qwen2.5-0.5b tinyllama-1.1b; do model $name || return 0; done
+    until=$((SECONDS + ${SCALING_SECONDS:-720}))
+    for threads in $counts; do
+        for length in 256 512 1024 2048 4096; do cell smollm2-135m $length "$threads"; done
+        for name in qwen2.5-0.5b tinyllama-1.1b; do
+            for length in 256 1024 4096; do cell $name $length "$threads"; done
+        done
+    done
+}
+
+# ---- the machine, the run, the table ----
+
+machine() {
+    local versions="" load cpu extensions flags
+    flags=$(env -u MAKEFLAGS make -s bench-flags)
+    load=$(cut -d ' ' -f 1 /proc/loadavg)
+    cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+    extensions=$(sed -n 's/^\(flags\|Features\)[^:]*: //p' /proc/cpuinfo | head -n 1 | tr ' ' '\n' |
+        grep -x -e avx2 -e fma -e avx512f -e avx512_vnni -e avx512_bf16 -e amx_bf16 -e asimd -e bf16 -e i8mm | tr '\n' ' ')
+    [ -z "$python" ] || versions=$("$python" -c 'from importlib.metadata import version as v
+print(", ".join(n + " " + v(n) for n in ("torch", "transformers", "peft", "bitsandbytes")))')
+    printf '{"what": "machine", "cpu": "%s", "extensions": "%s", "cores": %d, "memory_gb": %.1f, "kernel": "%s", "load": %s, "compiler": "%s", "flags": "%s", "commit": "%s", "date": "%s", "peers": "%s"}\n' \
+        "${cpu:-$(uname -m)}" "${extensions% }" "$cores" "$(awk '/^MemTotal/ { print $2 / 1e6 }' /proc/meminfo)" "$(uname -r)" \
+        "$load" "$("${flags%% *}" --version | head -n 1)" "$flags" \
+        "$(git describe --always --dirty 2>/dev/null || echo unknown)" "$(date -u +%Y-%m-%d)" "$versions" | keep
+    awk "BEGIN { exit !($load > 0.5 * $cores) }" && say "bench.sh: the machine is busy (load $load): do not trust these figures"
+    return 0
+}
+
+machine
+for figure in $figures; do "figure_$figure"; done
+awk -f bench/json.awk -f bench/goals.awk "$results" >"$out/goals.jsonl"
+keep <"$out/goals.jsonl"
+awk -f bench/json.awk -f bench/table.awk "$results" >"$build/bench/table.txt"
 echo
-printf 'machine: %s, %s threads; %s; %s\n' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
-    "$(gcc --version | head -n 1)" "$("$python" -c 'from importlib.metadata import version as v
-print(", ".join(n + " " + v(n) for n in ("torch", "peft", "bitsandbytes")))')"
-awk '
-    function field(key,    at, v) {
-        at = index($0, "\"" key "\": ")
-        v = substr($0, at + length(key) + 4)
-        sub(/[,}].*/, "", v)
-        gsub(/"/, "", v)
-        return v
-    }
+cat "$build/bench/table.txt"
+if [ "$save" = 1 ]; then
     {
-        who[NR] = field("who"); base[NR] = field("base"); compute[NR] = field("compute"); check[NR] = field("checkpointing")
-        speed[NR] = field("tokens_per_second"); rss[NR] = field("peak_rss_bytes")
-        if (who[NR] != "peft.c" && speed[NR] > best[base[NR]]) best[base[NR]] = speed[NR]
-    }
-    END {
-        printf "%-22s %-5s %-9s %-10s %10s %10s %8s\n", "", "base", "compute", "recompute", "tokens/s", "peak GB", "ratio"
-        for (i = 1; i <= NR; i++)
-            printf "%-22s %-5s %-9s %-10s %10.1f %10.2f %8s\n", who[i], base[i], compute[i], check[i] == "true" ? "yes" : "no",
-                speed[i], rss[i] / 1e9, (best[base[i]] > 0 ? sprintf("%.2f x", speed[i] / best[base[i]]) : "-")
-    }' "$out/results.jsonl"
+        echo "# The last run of \`make bench\`"
+        echo
+        echo "Written by \`bench/bench.sh --save\`; [README.md](README.md) says how each figure is defined. Figures of another"
+        echo "machine, or of a busy one, do not compare with these: the ratios and the shares of peak do."
+        echo
+        echo '```'
+        cat "$build/bench/table.txt"
+        echo '```'
+    } >bench/RESULTS.md
+    say "bench/RESULTS.md is written"
+fi
+! grep -q '"what": "failure"' "$results"

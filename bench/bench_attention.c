@@ -1,12 +1,14 @@
 /* Causal attention, forward and backward, as sequences grow: one sequence of T tokens, and T tokens packed as sequences
  * of 256; 9 heads over 3 of keys and values, 64 wide (SmolLM2-135M's).
  *
- *   bench_attention [--isa NAME] [--threads N] [--rows LONGEST] [--runs N] [WORD]   WORD: one, packed, forward, backward
+ *   bench_attention [--isa NAME] [--threads N] [--rows LONGEST] [--runs N] [WORD]   WORD: one, packed, forward,
+ * backward
  *
- * Work counted is that of the causal triangle: n (n + 1) / 2 scores a sequence and head, 4 * dim operations each forward
- * (scores, values) and 10 * dim backward (scores again, dP, dV, dQ, dK). "growth" is the time for one operation against
- * that of the shortest length: 1 when time grows as the work does. "extra_bytes" is what the call made resident beyond
- * its inputs and results, measured: the high-water mark against the resident memory before, with fresh scratch. */
+ * Work counted is that of the causal triangle: n (n + 1) / 2 scores a sequence and head, 4 * dim operations each
+ * forward (scores, values) and 10 * dim backward (scores again, dP, dV, dQ, dK). "growth" is the time for one operation
+ * against that of the shortest length: 1 when time grows as the work does. "extra_bytes" is what the call made resident
+ * beyond its inputs and results, measured: the high-water mark against the resident memory before, with fresh scratch.
+ */
 #include "bench/measure.h"
 #include "core/error.h"
 
@@ -83,7 +85,7 @@ static void bench_length(int64_t rows, int64_t length, double *per_flop, const b
     p.c.scratch = arena_alloc(&a, p.c.scratch_bytes);
     for (int d = 0; d < DIRECTIONS; d++) {
         if (!strstr(kind, o->word) && !strstr(directions[d].name, o->word)) continue;
-        const double scores = (double)(rows / length) * 0.5 * (double)length * (double)(length + 1) * HEADS;
+        const double scores = 0.5 * p.a.seqs * (double)length * (double)(length + 1) * HEADS;
         const double flops = directions[d].flops * scores * DIM;
         if (d > 0) forward(&p); /* o and lse that belong together */
         const double extra = extra_bytes(&p, directions[d].run);

@@ -3,9 +3,9 @@
  *
  *   bench_head [--isa NAME] [--threads N] [--runs N] [WORD]      WORD: 49152 or 256000
  *
- * Work counted: 2 * targets * words * width for the logits and as much for dh. "of_targets" is the time against the same
- * batch with all rows targets, divided by the share of targets: 1 when other tokens cost nothing. "extra_bytes": the
- * high-water mark of resident memory over what was resident before, with all arenas fresh; it holds dh and the rows
+ * Work counted: 2 * targets * words * width for the logits and as much for dh. "of_targets" is the time against the
+ * same batch with all rows targets, divided by the share of targets: 1 when other tokens cost nothing. "extra_bytes":
+ * the high-water mark of resident memory over what was resident before, with all arenas fresh; it holds dh and the rows
  * gathered ([targets, width] twice), scratch of every thread, and not the logits, "logits_bytes" of them. */
 #include "autograd/ops.h"
 #include "bench/measure.h"
@@ -73,8 +73,9 @@ static void bench_case(int i, double *all_rows, const bench_options *all) {
     problem p = {.c = {o.be, o.threads, NULL, backend_scratch(o.threads)}, .every = cases[i].every};
     made_weight w;
     arena a;
-    CHECK(!arena_open(&a, "bench", p.c.scratch_bytes + (size_t)(4 * rows * (dim + 3)) +
-                                       made_weight_bytes(FMT_BF16, words, dim) + 4096),
+    CHECK(!arena_open(&a, "bench",
+                      p.c.scratch_bytes + (size_t)(4 * rows * (dim + 3)) + made_weight_bytes(FMT_BF16, words, dim) +
+                          4096),
           "%s", fail_text());
     p.c.scratch = arena_alloc(&a, p.c.scratch_bytes);
     p.h = mat_f32(filled(&a, rows * dim), rows, dim);

@@ -1,10 +1,11 @@
-/* The seven products of a decoder layer with NF4 weights, forward and dx, 1,024 tokens: share of the FMA peak, and speed
- * against OpenBLAS's sgemm in the same process on the same matrices already in fp32, each called in turn.
+/* The seven products of a decoder layer with NF4 weights, forward and dx, 1,024 tokens: share of the FMA peak, and
+ * speed against OpenBLAS's sgemm in the same process on the same matrices already in fp32, each called in turn.
  *
  *   bench_layer [--isa NAME] [--threads N] [--rows T] [--runs N] [WORD]     only lines whose name contains WORD
  *
  * One line of JSON a figure. A layer's matrices are different memory, as in a model, so none of them waits in a near
- * cache. Both sides add to what stands in y. OpenBLAS is loaded when the program starts, and left out when it is not there.
+ * cache. Both sides add to what stands in y. OpenBLAS is loaded when the program starts, and left out when it is not
+ * there.
  *
  * Traps: under OMP_PROC_BIND OpenBLAS's threads inherit the mask of one core and run at half speed, so it is refused.
  * They also spin for a while after a call, so ours waits until they sleep. */
@@ -155,8 +156,7 @@ static void bench_shape(const shape *s, const openblas *blas, const bench_option
     const int64_t sizes[PRODUCTS][2] = {{s->dim, s->dim}, {s->kv, s->dim},  {s->kv, s->dim}, {s->dim, s->dim},
                                         {s->ffn, s->dim}, {s->ffn, s->dim}, {s->dim, s->ffn}};
     product p[PRODUCTS * LAYERS_MAX];
-    problem q = {
-        .c = {o->be, o->threads, NULL, backend_scratch(o->threads)}, .blas = *blas, .p = p, .rows = o->rows};
+    problem q = {.c = {o->be, o->threads, NULL, backend_scratch(o->threads)}, .blas = *blas, .p = p, .rows = o->rows};
     size_t bytes = q.c.scratch_bytes + (size_t)(2 * 4 * o->rows * s->ffn) + (1 << 16);
     double params = 0;
     for (int i = 0; i < PRODUCTS; i++) {

@@ -1,15 +1,15 @@
-/* Training steps as ./train does them, in this process, with the FMA peak sampled between them: tokens per second, share
- * of the peak, resident memory, as one line of JSON on stdout (what ./train prints goes to stderr).
+/* Training steps as ./train does them, in this process, with the FMA peak sampled between them: tokens per second,
+ * share of the peak, resident memory, as one line of JSON on stdout (what ./train prints goes to stderr).
  *
- *   bench_step CONFIG.yaml [--key=value ...] [--runs N] [--budget SECONDS]
+ *   bench_step CONFIG.yaml [--key=value ...] [--runs N] [--budget SECONDS] [--what FIGURE]
  *
- * train.c is compiled in as it stands: what is measured is the program's own step with whatever keys it knows, not a copy
- * of it. The first step warms up and does not count unless it took LONG_SECONDS, the activations' pages having been
- * touched before it; then up to N steps (5) are counted, no new one being begun when the budget (60 s) is spent. One
- * thread is timed by its processor time. */
+ * train.c is compiled in as it stands: what is measured is the program's own step with whatever keys it knows, not a
+ * copy of it. The first step warms up and does not count unless it took LONG_SECONDS, the activations' pages having
+ * been touched before it; then up to N steps (5) are counted, no new one being begun when the budget (60 s) is spent.
+ * One thread is timed by its processor time. */
 int train_program(int argc, char **argv);
 #define main train_program
-#include "train.c"
+#include "train.c" /* NOLINT(bugprone-suspicious-include): meant, see above */
 #undef main
 
 #include "bench/measure.h"
@@ -19,15 +19,15 @@ int train_program(int argc, char **argv);
 enum { LONG_SECONDS = 5, PEAK_MS = 60 };
 
 typedef struct step_options {
-    const char *config, *compute;
-    const char **overrides;
+    const char *config, *what;
+    const char **overrides; /* "key=value" */
     int n, runs;
     double budget;
 } step_options;
 
 /* Floating point operations that a step must do, in products: forward 2 a weight and token, dx 2 where something below
- * has an adapter; adapters forward, dA, dB, and the two products of their dx; attention's causal triangle, 4 forward and
- * 8 backward (nothing is counted for computing scores again); the head's logits and dh of the targets. */
+ * has an adapter; adapters forward, dA, dB, and the two products of their dx; attention's causal triangle, 4 forward
+ * and 8 backward (nothing is counted for computing scores again); the head's logits and dh of the targets. */
 static double model_flops(const trainer *t, const train_row *row) {
     const model *m = &t->s.m;
     const double tokens = (double)row->tokens, head_width = (double)(m->hp.heads * m->hp.head_dim);
@@ -97,20 +97,30 @@ static int measure_steps(trainer *t, const step_options *o, result *r) {
     return 0;
 }
 
+/* Keys that this program must not know by their field, since it is built against trees with and without them. */
+static const char *override_of(const step_options *o, const char *key, const char *otherwise) {
+    const size_t n = strlen(key);
+    for (int i = o->n - 1; i >= 0; i--)
+        if (!strncmp(o->overrides[i], key, n) && o->overrides[i][n] == '=') return o->overrides[i] + n + 1;
+    return otherwise;
+}
+
 static void print_result(const trainer *t, const step_options *o, result *r, FILE *out) {
     const config *c = &t->cfg;
     const char *name = strrchr(c->base_model, '/');
     const double seconds = samples_median(&r->seconds);
-    fprintf(out,
-            "{\"what\": \"step\", \"who\": \"peft.c\", \"model\": \"%s\", \"base\": \"%s\", \"compute\": \"%s\", "
-            "\"batch\": %ld, \"length\": %ld, \"rank\": %ld, \"checkpointing\": %s, \"threads\": %d, \"isa\": \"%s\", "
-            "\"runs\": %d, \"tokens_per_second\": %.1f, \"step_seconds\": %.4g, \"model_gflop\": %.1f, "
-            "\"peak_gflops\": %.1f, \"peak_percent\": %.1f, \"peak_rss_bytes\": %lu, \"first_loss\": %.5f}\n",
-            name ? name + 1 : c->base_model, c->load_in_4bit ? "nf4" : "fp", o->compute, (long)c->micro_batch_size,
-            (long)c->sequence_len, (long)c->lora_r, c->gradient_checkpointing ? "true" : "false", t->s.k.threads,
-            t->s.k.be->name, r->seconds.n, (double)r->row.tokens / seconds, seconds, 1e-9 * r->flops,
-            1e-9 * samples_median(&r->peak), 100 * samples_median(&r->ratio), (unsigned long)peak_rss_bytes(),
-            r->first_loss);
+    fprintf(
+        out,
+        "{\"what\": \"%s\", \"who\": \"peft.c\", \"model\": \"%s\", \"base\": \"%s\", \"compute\": \"%s\", "
+        "\"activations\": \"%s\", \"batch\": %ld, \"length\": %ld, \"rank\": %ld, \"checkpointing\": %s, \"threads\": %d, \"isa\": \"%s\", "
+        "\"runs\": %d, \"tokens_per_second\": %.1f, \"step_seconds\": %.4g, \"model_gflop\": %.1f, "
+        "\"peak_gflops\": %.1f, \"peak_percent\": %.1f, \"peak_rss_bytes\": %lu, \"first_loss\": %.5f}\n",
+        o->what, name ? name + 1 : c->base_model, c->load_in_4bit ? "nf4" : "fp",
+        override_of(o, "compute_dtype", "f32"), override_of(o, "activation_dtype", "f32"), (long)c->micro_batch_size,
+        (long)c->sequence_len, (long)c->lora_r, c->gradient_checkpointing ? "true" : "false", t->s.k.threads,
+        t->s.k.be->name, r->seconds.n, (double)r->row.tokens / seconds, seconds, 1e-9 * r->flops,
+        1e-9 * samples_median(&r->peak), 100 * samples_median(&r->ratio), (unsigned long)peak_rss_bytes(),
+        r->first_loss);
 }
 
 static int bench_step(const step_options *o, FILE *out) {
@@ -125,19 +135,27 @@ static int bench_step(const step_options *o, FILE *out) {
 
 int main(int argc, char **argv) {
     threads_settle(argv);
-    step_options o = {.compute = "float32", .overrides = xcalloc((size_t)argc, sizeof *o.overrides), .runs = 5, .budget = 60};
+    step_options o = {.what = "step", .runs = 5, .budget = 60};
+    o.overrides = xcalloc((size_t)argc, sizeof *o.overrides);
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
-        if (!strcmp(a, "--runs") && i + 1 < argc) o.runs = (int)strtol(argv[++i], NULL, 10);
-        else if (!strcmp(a, "--budget") && i + 1 < argc) o.budget = strtod(argv[++i], NULL);
-        else if (!strncmp(a, "--", 2)) o.overrides[o.n++] = a + 2;
-        else o.config = a;
-        if (!strncmp(a, "--compute_dtype=", 16)) o.compute = a[16] == 'b' ? "bfloat16" : "float32";
+        if (!strcmp(a, "--runs") && i + 1 < argc)
+            o.runs = (int)strtol(argv[++i], NULL, 10);
+        else if (!strcmp(a, "--budget") && i + 1 < argc)
+            o.budget = strtod(argv[++i], NULL);
+        else if (!strcmp(a, "--what") && i + 1 < argc)
+            o.what = argv[++i];
+        else if (!strncmp(a, "--", 2))
+            o.overrides[o.n++] = a + 2;
+        else
+            o.config = a;
     }
     FILE *out = fdopen(dup(STDOUT_FILENO), "w"); /* the line of JSON; what the trainer prints goes to stderr */
     int bad = EXIT_USAGE;
     if (!o.config || o.runs < 1 || o.runs > SAMPLES_MAX || !out || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
-        fprintf(stderr, "usage: bench_step CONFIG.yaml [--key=value ...] [--runs 1..%d] [--budget SECONDS]\n", SAMPLES_MAX);
+        fprintf(stderr,
+                "usage: bench_step CONFIG.yaml [--key=value ...] [--runs 1..%d] [--budget SECONDS] [--what FIGURE]\n",
+                SAMPLES_MAX);
     else
         bad = bench_step(&o, out);
     if (out && fclose(out)) bad = EXIT_IO;

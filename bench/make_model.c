@@ -50,10 +50,11 @@ static int declare_all(const shape *s, st_decl *d) {
     const struct {
         const char *name;
         long rows, cols;
-    } of_layer[] = {
-        {"input_layernorm", s->dim, 0},   {"self_attn.q_proj", s->dim, s->dim}, {"self_attn.k_proj", kv, s->dim},
-        {"self_attn.v_proj", kv, s->dim}, {"self_attn.o_proj", s->dim, s->dim}, {"post_attention_layernorm", s->dim, 0},
-        {"mlp.gate_proj", s->ffn, s->dim}, {"mlp.up_proj", s->ffn, s->dim},     {"mlp.down_proj", s->dim, s->ffn}};
+    } of_layer[] = {{"input_layernorm", s->dim, 0},       {"self_attn.q_proj", s->dim, s->dim},
+                    {"self_attn.k_proj", kv, s->dim},     {"self_attn.v_proj", kv, s->dim},
+                    {"self_attn.o_proj", s->dim, s->dim}, {"post_attention_layernorm", s->dim, 0},
+                    {"mlp.gate_proj", s->ffn, s->dim},    {"mlp.up_proj", s->ffn, s->dim},
+                    {"mlp.down_proj", s->dim, s->ffn}};
     int n = 0;
     d[n++] = (st_decl){xstrdup("model.embed_tokens.weight"), s->type, 2, {s->vocab, s->dim}};
     for (long l = 0; l < s->layers; l++)
@@ -127,7 +128,8 @@ static int write_rows(const shape *s, const char *dir, int length) {
     const int rows = length < LONGEST ? 4 * LONGEST / length : 4;
     for (int r = 0; r < rows; r++) {
         for (int i = 0; i < length; i++)
-            ids[i] = (int32_t)rng_below((uint64_t)length, STREAM_TEST, (uint64_t)(r * length + i), (uint64_t)s->vocab);
+            ids[i] = (int32_t)rng_below((uint64_t)length, STREAM_TEST, (uint64_t)r * LONGEST + (uint64_t)i,
+                                        (uint64_t)s->vocab);
         for (int part = 0; part < 2; part++) {
             fputs(part ? ", \"labels\": [" : "{\"input_ids\": [", f);
             for (int i = 0; i < length; i++) fprintf(f, i ? ", %d" : "%d", ids[i]);

@@ -122,10 +122,11 @@ void figure_measure(figure *f, timed *run, void *ctx, double flops, const bench_
 
 void figure_print(figure *f, double flops, const bench_options *o) {
     const double seconds = samples_median(&f->seconds), ratio = samples_median(&f->ratio);
-    printf("\"isa\": \"%s\", \"threads\": %d, \"runs\": %d, \"seconds\": %.6g, \"gflops\": %.1f, \"peak_gflops\": %.1f, "
-           "\"peak_percent\": %.1f, \"peak_percent_low\": %.1f, \"peak_percent_high\": %.1f",
-           o->be->name, o->threads, f->ratio.n, seconds, 1e-9 * flops / seconds, 1e-9 * samples_median(&f->peak),
-           100 * ratio, 100 * f->ratio.x[0], 100 * f->ratio.x[f->ratio.n - 1]);
+    printf(
+        "\"isa\": \"%s\", \"threads\": %d, \"runs\": %d, \"seconds\": %.6g, \"gflops\": %.1f, \"peak_gflops\": %.1f, "
+        "\"peak_percent\": %.1f, \"peak_percent_low\": %.1f, \"peak_percent_high\": %.1f",
+        o->be->name, o->threads, f->ratio.n, seconds, 1e-9 * flops / seconds, 1e-9 * samples_median(&f->peak),
+        100 * ratio, 100 * f->ratio.x[0], 100 * f->ratio.x[f->ratio.n - 1]);
 }
 
 /* ---- data ---- */
@@ -220,7 +221,8 @@ int bench_begin(bench_options *o, char **argv) {
             if (read_number(a[0], a[1], 1, 1 << 20, &o->rows)) return -1;
             a++;
         } else if (**a == '-')
-            return fail(EXIT_USAGE, "unknown option '%s'; known: --isa NAME, --threads N, --runs N, --rows N, WORD", *a);
+            return fail(EXIT_USAGE, "unknown option '%s'; known: --isa NAME, --threads N, --runs N, --rows N, WORD",
+                        *a);
         else
             o->word = *a;
     }

@@ -31,14 +31,19 @@ double bench_now(int threads);
 double fma_peak(const char *isa, int threads, double seconds);
 
 /* A quantity measured `n` times. */
-typedef struct samples { double x[SAMPLES_MAX]; int n; } samples;
+typedef struct samples {
+    double x[SAMPLES_MAX];
+    int n;
+} samples;
 void samples_add(samples *s, double x);
 double samples_median(samples *s); /* sorts */
 
 typedef void timed(void *ctx);
 /* One figure of a kernel: `runs` times [peak, `calls` calls of run, peak], calls chosen for 2 ms or more after one
  * call that does not count. */
-typedef struct figure { samples seconds, ratio, peak; } figure; /* of one call; of flops to peak; flops per second */
+typedef struct figure {
+    samples seconds, ratio, peak;
+} figure; /* of one call; of flops to peak; flops per second */
 void figure_add(figure *f, timed *run, void *ctx, double flops, int calls, const bench_options *o);
 int figure_calls(timed *run, void *ctx, int threads);
 void figure_measure(figure *f, timed *run, void *ctx, double flops, const bench_options *o);
@@ -50,13 +55,18 @@ void fill_floats(float *x, int64_t n);
 float *filled(arena *a, int64_t n);
 
 /* A weight [out, in] in fmt, made from numbers as above: NF4 with double-quantised scales. */
-typedef struct made_weight { weight w; nf4_meta meta; } made_weight;
+typedef struct made_weight {
+    weight w;
+    nf4_meta meta;
+} made_weight;
 size_t made_weight_bytes(int fmt, int64_t out, int64_t in); /* of the arena */
 /* values, when not NULL, receives what the codes stand for: [out, in] fp32. */
 void make_weight(made_weight *m, arena *a, int fmt, int64_t out, int64_t in, float *values);
 
 /* Resident memory of the process and its high-water mark, bytes; the mark can be set back to what is resident now. */
-typedef struct resident { double now, peak; } resident;
+typedef struct resident {
+    double now, peak;
+} resident;
 resident resident_memory(void);
 bool resident_reset(void); /* false: the system does not allow it */
 

@@ -2,17 +2,16 @@
 """Training speed and memory of peft + bitsandbytes on this machine: LoRA on every linear layer, every token a target.
 
     peer_train.py --model DIR --base nf4|fp --compute float32|bfloat16 [--batch 4 --length 256 --rank 16 --steps 5]
-    peer_train.py --make DIR [--layers 30 ...]     writes a llama with random weights (SmolLM2-135M's shape) and rows.jsonl
 
+DIR holds a model and rows-LENGTH.jsonl, as build/bench/make_model writes them.
 Prints one JSON object. A step is forward, backward, clipping and AdamW, as users of the library write it; the first steps warm
 up and are not counted. tokens_per_second is the median over steps, peak_rss_bytes the high-water mark of the training steps
-alone (loading excluded), total_peak_rss_bytes that of the process.
+alone (loading excluded), total_peak_rss_bytes that of the process. No step is begun when --budget seconds are spent.
 """
 import argparse
 import json
 import os
 import re
-import resource
 import statistics
 import sys
 import time
@@ -20,22 +19,6 @@ import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 warnings.filterwarnings("ignore")
-
-
-def make(a):
-    """The same random llama for everyone who is measured; F32 like the file a user starts from."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-    torch.manual_seed(1)
-    c = LlamaConfig(vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.intermediate, num_hidden_layers=a.layers,
-                    num_attention_heads=a.heads, num_key_value_heads=a.kv_heads, max_position_embeddings=8192,
-                    rope_theta=100000.0, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2)
-    LlamaForCausalLM(c).save_pretrained(a.make)
-    g = torch.Generator().manual_seed(2)
-    with open(os.path.join(a.make, "rows.jsonl"), "w") as f:
-        for _ in range(a.rows):
-            ids = torch.randint(0, a.vocab, (a.length,), generator=g).tolist()
-            f.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
 
 
 def high_water_mark():
@@ -80,13 +63,17 @@ def measure(a):
     model = load(a)
     params = [p for p in model.parameters() if p.requires_grad]
     opt = torch.optim.AdamW(params, lr=1e-4)
-    with open(os.path.join(a.model, "rows.jsonl")) as f:
+    path = os.path.join(a.model, f"rows-{a.length}.jsonl")
+    with open(path) as f:
         rows = [json.loads(line)["input_ids"] for line in f]
     if len(rows) < a.batch or len(rows[0]) != a.length:
-        sys.exit(f"peer_train.py: {a.model}/rows.jsonl has {len(rows)} rows of {len(rows[0])}; run --make with --rows and --length")
+        sys.exit(f"peer_train.py: {path}: {len(rows)} rows of {len(rows[0])}, expected {a.batch} of {a.length} or more")
+    loading = high_water_mark()
     reset_high_water_mark()
     seconds, losses = [], []
     for step in range(a.warmup + a.steps):
+        if len(seconds) > a.warmup and sum(seconds) > a.budget:
+            break
         at = step * a.batch % (len(rows) - a.batch + 1)
         ids = torch.tensor(rows[at:at + a.batch])
         began = time.perf_counter()
@@ -99,33 +86,26 @@ def measure(a):
         losses.append(loss.item())
     counted = seconds[a.warmup:]
     tokens = a.batch * a.length
-    return {"who": "peft + bitsandbytes" if a.base == "nf4" else "peft", "base": a.base, "compute": a.compute,
+    return {"what": "train", "who": "peft + bitsandbytes" if a.base == "nf4" else "peft", "base": a.base, "compute": a.compute,
             "batch": a.batch, "length": a.length, "rank": a.rank, "checkpointing": a.checkpoint,
             "tokens_per_second": tokens / statistics.median(counted), "step_seconds": [round(s, 3) for s in counted],
             "peak_rss_bytes": high_water_mark(),
-            "total_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "loss": [round(x, 4) for x in losses], "threads": torch.get_num_threads(),
+            "total_peak_rss_bytes": max(loading, high_water_mark()),
+            "first_loss": losses[0], "loss": [round(x, 4) for x in losses], "threads": torch.get_num_threads(),
             "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)}}
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--make", metavar="DIR", help="write a random model and rows instead of measuring")
-    p.add_argument("--model", help="Hugging Face directory with rows.jsonl beside the weights")
+    p.add_argument("--model", required=True, help="Hugging Face directory with rows-LENGTH.jsonl beside the weights")
     p.add_argument("--base", choices=["nf4", "fp"], default="nf4")
     p.add_argument("--compute", choices=["float32", "bfloat16"], default="float32")
     p.add_argument("--checkpoint", action="store_true", help="gradient checkpointing")
-    for name, default in (("batch", 4), ("length", 256), ("rank", 16), ("steps", 5), ("warmup", 1), ("threads", 0), ("rows", 64),
-                          ("vocab", 49152), ("hidden", 576), ("intermediate", 1536), ("layers", 30), ("heads", 9),
-                          ("kv-heads", 3)):
+    for name, default in (("batch", 4), ("length", 256), ("rank", 16), ("steps", 5), ("warmup", 1), ("threads", 0),
+                          ("budget", 120)):
         p.add_argument("--" + name, type=int, default=default)
     a = p.parse_args()
-    if a.make:
-        make(a)
-    elif a.model:
-        print(json.dumps(measure(a)))
-    else:
-        p.error("--model or --make is needed")
+    print(json.dumps(measure(a)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ help:
 	@echo "make lint       clang-format, clang-tidy, cppcheck, layering of #includes, sizes of files and functions"
 	@echo "make format     run clang-format over the tree"
 	@echo "make parity     compare with transformers, peft and bitsandbytes (virtual environment in ~/.cache/peft.c)"
-	@echo "make bench      tokens per second and memory, ours and peft + bitsandbytes, in one run"
+	@echo "make bench      speed and memory against peft + bitsandbytes and OpenBLAS, in one run (WHAT=gemm: one figure)"
 	@echo "make demo       fine-tune a real model on a real data set and show what changed (5 minutes)"
 	@echo "make install    programs and configs below PREFIX=$(PREFIX) (DESTDIR is honoured)"
 	@echo "make clean      remove build/ and the programs"
@@ -45,8 +45,14 @@ parity:
 
 bench:
 	@scripts/install-deps.sh --quiet bench
-	@$(SUBMAKE) all
-	@bench/bench.sh
+	@$(SUBMAKE) all bench-programs
+	@BENCH_BUILT=1 BUILD='$(BUILD)' bench/bench.sh $(WHAT)
+
+# every program of bench/; what they share is linked into each
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(filter-out bench/measure.c,$(wildcard bench/*.c)))
+bench-programs: $(BENCHES)
+bench-flags:
+	@echo '$(CC) $(STD) $(OPT) -fopenmp; kernels also$(foreach i,$(ISAS), $i: $(or $(ISA_FLAGS_$i),nothing);)'
 
 demo:
 	@scripts/demo.sh
@@ -57,4 +63,4 @@ install: all
 	install -m 644 configs/*.yaml '$(DESTDIR)$(PREFIX)/share/peft.c/configs'
 	install -m 644 README.md LICENSE CHANGELOG.md docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/peft.c'
 
-.PHONY: help test asan lint format parity bench demo install
+.PHONY: help test asan lint format parity bench bench-programs bench-flags demo install
