@@ -35,7 +35,7 @@ get("what") == "gemm" {
     gemm_ratio[gemms] = get("openblas_ratio")
 }
 
-get("what") == "attention" && get("name") == "one sequence" && get("rows") >= 1024 { lowest(get("direction"), get("peak_percent") + 0) }
+get("what") == "attention" && get("name") == "one sequence" && get("rows") + 0 >= 1024 { lowest(get("direction"), get("peak_percent") + 0) }
 get("what") == "attention" && get("growth") + 0 > growth { growth = get("growth") + 0 }
 get("what") == "head" { lowest("head", get("peak_percent") + 0) }
 get("what") == "head" && get("targets") + 0 < get("rows") + 0 { sparse = get("of_targets") + 0 }
