@@ -1,5 +1,5 @@
-/* What the test cases beside the ops are made of: seeded floats, frozen weights, batches, rotary tables. Part of the library so
- * that a case can stand in its op's own file; no program calls it, and the linker drops it from them. */
+/* What the test cases beside the ops are made of: seeded floats, frozen weights, batches, rotary tables. Part of the
+ * library so that a case can stand in its op's own file; no program calls it, and the linker drops it from them. */
 #ifndef PEFT_AUTOGRAD_FIXTURE_H
 #define PEFT_AUTOGRAD_FIXTURE_H
 

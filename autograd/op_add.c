@@ -1,6 +1,7 @@
 /* y = x + z over z's memory (the residual connection: z is what the block has just made).
- * Backward: dz = dy, dx += dy. When nothing has flowed into x yet, dx takes over dy's memory: along a residual stream one
- * buffer is then the gradient of every layer border. dz is a copy, since dx goes on growing while dz is still read. */
+ * Backward: dz = dy, dx += dy. When nothing has flowed into x yet, dx takes over dy's memory: along a residual stream
+ * one buffer is then the gradient of every layer border. dz is a copy, since dx goes on growing while dz is still read.
+ */
 #include "autograd/ops.h"
 
 typedef struct {

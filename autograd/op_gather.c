@@ -1,5 +1,5 @@
-/* y[i,:] = x[row[i],:]; dx[row[i],:] = dy[i,:], the other rows of dx are zero. Rows that are no targets end here: neither
- * the final norm nor the head ever sees them. */
+/* y[i,:] = x[row[i],:]; dx[row[i],:] = dy[i,:], the other rows of dx are zero. Rows that are no targets end here:
+ * neither the final norm nor the head ever sees them. */
 #include "autograd/ops.h"
 #include "core/error.h"
 

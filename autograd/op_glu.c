@@ -1,5 +1,5 @@
-/* y = act(gate) * up (Shazeer 2020). Kept: gate and up, which the projections made anyway; y is made again when the down
- * projection asks for it. dgate = dy up act'(gate), dup = dy act(gate). */
+/* y = act(gate) * up (Shazeer 2020). Kept: gate and up, which the projections made anyway; y is made again when the
+ * down projection asks for it. dgate = dy up act'(gate), dup = dy act(gate). */
 #include "autograd/ops.h"
 
 typedef struct {

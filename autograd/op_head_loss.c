@@ -1,6 +1,7 @@
 /* The language-model head and its loss in one: log softmax(h W^T)[target] per row, the logits living one chunk of the
- * vocabulary at a time. dh of each row comes out of the same walk over W and is kept unscaled ([rows, dim]), so that any
- * loss that is a function of the rows' log-probabilities can be built on it; here loss = -sum weight[i] logprob[i]. */
+ * vocabulary at a time. dh of each row comes out of the same walk over W and is kept unscaled ([rows, dim]), so that
+ * any loss that is a function of the rows' log-probabilities can be built on it; here loss = -sum weight[i] logprob[i].
+ */
 #include "autograd/ops.h"
 
 typedef struct {
@@ -32,7 +33,8 @@ void op_head_loss(tape *t, const weight *head, tensor *h, const int32_t *target,
     k->be->loss_sum(k, sums, logprob, row_weight, rows);
 }
 
-/* The case's result is the log-probabilities; their gradient is given, -weight, since the op starts the backward pass. */
+/* The case's result is the log-probabilities; their gradient is given, -weight, since the op starts the backward pass.
+ */
 static tensor *head_run(op_fixture *f, tape *t, tensor **in, param *p) {
     static const int lengths[] = {6};
     (void)p;

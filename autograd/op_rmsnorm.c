@@ -1,6 +1,6 @@
-/* y = x * rstd * g, rstd = 1 / sqrt(mean(x^2) + eps) per row (Zhang & Sennrich 2019). Kept: x and rstd [rows]; y is made
- * again when the projection behind it asks for it. g is frozen.
- * dx += rstd * (dy g) - x * rstd^3 / n * sum(dy g x). */
+/* y = x * rstd * g, rstd = 1 / sqrt(mean(x^2) + eps) per row (Zhang & Sennrich 2019). Kept: x and rstd [rows]; y is
+ * made again when the projection behind it asks for it. g is frozen. dx += rstd * (dy g) - x * rstd^3 / n * sum(dy g
+ * x). */
 #include "autograd/ops.h"
 
 typedef struct {

@@ -1,6 +1,6 @@
-/* The differentiable operations: one file op_NAME.c each, with forward, backward and its own test cases (ops.def lists them;
- * tests/test_ops.c runs ops x cases x backends and finite differences, with no code per op).
- * x, y are [rows, cols] tensors; rows are the tokens of the batch. Results live as tape.h says. */
+/* The differentiable operations: one file op_NAME.c each, with forward, backward and its own test cases (ops.def lists
+ * them; tests/test_ops.c runs ops x cases x backends and finite differences, with no code per op). x, y are [rows,
+ * cols] tensors; rows are the tokens of the batch. Results live as tape.h says. */
 #ifndef PEFT_AUTOGRAD_OPS_H
 #define PEFT_AUTOGRAD_OPS_H
 
@@ -8,7 +8,8 @@
 
 /* y = w[token]: frozen, so y needs no gradient. */
 tensor *op_embed(tape *t, const weight *w, const int32_t *token, int rows);
-/* y = x + z, written over z's memory. z must have no other reader. z without memory: y is recorded but has no values. */
+/* y = x + z, written over z's memory. z must have no other reader. z without memory: y is recorded but has no values.
+ */
 tensor *op_add(tape *t, tensor *x, tensor *z);
 /* y[i] = x[row[i]]; row [n] ascending, no repeats, and lives as long as the tape. */
 tensor *op_gather(tape *t, tensor *x, const int32_t *row, int n);
@@ -16,7 +17,8 @@ tensor *op_gather(tape *t, tensor *x, const int32_t *row, int n);
 tensor *op_rmsnorm(tape *t, tensor *x, const float *g, float eps);
 /* Rotates in place: y shares x's memory, x must have no other reader. */
 tensor *op_rope(tape *t, tensor *x, const int32_t *pos, const rope *r);
-/* o = softmax(scale q k^T) v. In training k and v are rows of the batch; with a cache they are its memory (see attn). */
+/* o = softmax(scale q k^T) v. In training k and v are rows of the batch; with a cache they are its memory (see attn).
+ */
 tensor *op_attention(tape *t, tensor *q, tensor *k, tensor *v, const attn *a);
 /* y = act(gate) * up; transient. */
 tensor *op_glu(tape *t, tensor *gate, tensor *up, activation act);
@@ -25,8 +27,8 @@ tensor *op_glu(tape *t, tensor *gate, tensor *up, activation act);
 void op_head_loss(tape *t, const weight *head, tensor *h, const int32_t *target, const float *weight, float *logprob,
                   step_sums *sums);
 
-/* What the test driver runs. run() builds the op from inputs (leaf tensors that need gradients) and parameters; everything
- * else it needs (batches, frozen weights) it takes from op_fixture's seeded makers. */
+/* What the test driver runs. run() builds the op from inputs (leaf tensors that need gradients) and parameters;
+ * everything else it needs (batches, frozen weights) it takes from op_fixture's seeded makers. */
 typedef struct {
     int64_t rows, cols;
 } op_shape;

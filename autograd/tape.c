@@ -80,8 +80,8 @@ static void walk(tape *t, node *stop) {
 
 void tape_backward(tape *t) { walk(t, NULL); }
 
-/* A segment is one node. Kept: `inner` is the chain that its forward pass recorded. Checkpointed: inner is NULL and f is run
- * again. Either way dx is made before the mark and every other gradient is released to it. */
+/* A segment is one node. Kept: `inner` is the chain that its forward pass recorded. Checkpointed: inner is NULL and f
+ * is run again. Either way dx is made before the mark and every other gradient is released to it. */
 typedef struct {
     node head;
     segment_fn *f;

@@ -1,15 +1,17 @@
-/* Reverse-mode autograd. An op runs its forward at once and, if recording, appends a node; tape_backward walks the nodes in
- * reverse. Nothing is kept for what needs no gradient: an op none of whose inputs needs one records no node.
+/* Reverse-mode autograd. An op runs its forward at once and, if recording, appends a node; tape_backward walks the
+ * nodes in reverse. Nothing is kept for what needs no gradient: an op none of whose inputs needs one records no node.
  *
- * Memory. Values, nodes and gradients live in the `act` arena, which is a stack: tape_segment marks it. Scratch of one op
- * lives in `tmp` and is released when the op returns. A tensor that is cheap to make again (a norm's result, an activation
- * product) has a `remake`: it lives in tmp during the forward pass of its segment only, and tape_value makes it again in
- * the backward pass, so that nothing is saved which the backward pass can rebuild from what is there anyway.
+ * Memory. Values, nodes and gradients live in the `act` arena, which is a stack: tape_segment marks it. Scratch of one
+ * op lives in `tmp` and is released when the op returns. A tensor that is cheap to make again (a norm's result, an
+ * activation product) has a `remake`: it lives in tmp during the forward pass of its segment only, and tape_value makes
+ * it again in the backward pass, so that nothing is saved which the backward pass can rebuild from what is there
+ * anyway.
  *
- * A segment (one layer) is the unit of gradient memory and of checkpointing: gradients of tensors made inside are released
- * when its backward pass is done, and with t->checkpoint only its input and output survive the forward pass; f is run again,
- * recorded, in the backward pass (Chen et al. 2016). With t->window the values inside a segment are made in the window, kept as
- * bf16, and brought back to the same addresses for the backward pass: half the memory, and gradients that see rounded values. */
+ * A segment (one layer) is the unit of gradient memory and of checkpointing: gradients of tensors made inside are
+ * released when its backward pass is done, and with t->checkpoint only its input and output survive the forward pass; f
+ * is run again, recorded, in the backward pass (Chen et al. 2016). With t->window the values inside a segment are made
+ * in the window, kept as bf16, and brought back to the same addresses for the backward pass: half the memory, and
+ * gradients that see rounded values. */
 #ifndef PEFT_AUTOGRAD_TAPE_H
 #define PEFT_AUTOGRAD_TAPE_H
 
@@ -21,8 +23,8 @@ typedef struct tensor tensor;
 typedef struct node node;
 typedef void tensor_remake(tape *t, const void *maker, mat out);
 
-/* grad.data is NULL until something flows into it. remake != NULL: val is only valid until the segment's forward pass ends,
- * then through tape_value. */
+/* grad.data is NULL until something flows into it. remake != NULL: val is only valid until the segment's forward pass
+ * ends, then through tape_value. */
 struct tensor {
     mat val, grad;
     bool needs_grad;
@@ -52,12 +54,11 @@ struct tape {
     kctx *k;
     arena *act, *tmp; /* device memory: values and gradients; scratch */
     arena *host;      /* tensors and nodes themselves */
-    arena
-        *window; /* NULL, or where a segment's values are made before they are kept as bf16 in act (activation_dtype) */
-    bool recording;             /* false: inference, evaluation, the first run of a checkpointed segment */
-    bool checkpoint;            /* run segments again in the backward pass */
-    bool training;              /* dropout is on */
-    arena *main_act;            /* act itself while a segment runs in the window */
+    arena *window;    /* activation_dtype: bf16: where a segment's values are made before act keeps them; else NULL */
+    bool recording;   /* false: inference, evaluation, the first run of a checkpointed segment */
+    bool checkpoint;  /* run segments again in the backward pass */
+    bool training;    /* dropout is on */
+    arena *main_act;  /* act itself while a segment runs in the window */
     bool in_segment, replaying; /* replaying: a checkpointed segment is run again, just before its backward pass */
     node *last;                 /* most recent node */
 };
@@ -67,10 +68,11 @@ tape tape_begin(kctx *k, arena *act, arena *tmp, arena *host, bool training, boo
 
 tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad); /* from act; values undefined */
 tensor *tape_wrap(tape *t, mat val, bool needs_grad);                      /* over memory that outlives its use */
-/* Inside a segment that will not be replayed: memory from tmp, and tape_value makes it again from `maker` (any host memory
- * from tape_host); elsewhere the same as tape_tensor. */
+/* Inside a segment that will not be replayed: memory from tmp, and tape_value makes it again from `maker` (any host
+ * memory from tape_host); elsewhere the same as tape_tensor. */
 tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker);
-/* n floats that stay fp32 whatever activation_dtype says: statistics that the backward pass divides or exponentiates. */
+/* n floats that stay fp32 whatever activation_dtype says: statistics that the backward pass divides or exponentiates.
+ */
 float *tape_floats(tape *t, int64_t n);
 void *tape_host(tape *t, size_t bytes); /* zeroed; lives as long as the nodes around it */
 /* A node of `bytes` (header included), linked in when the tape records and out needs a gradient; else NULL. */

@@ -1,4 +1,5 @@
-/* One packed step: row i is token i of some sequence. There is no [B, T] and no padding, in training or in inference. */
+/* One packed step: row i is token i of some sequence. There is no [B, T] and no padding, in training or in inference.
+ */
 #ifndef PEFT_CORE_BATCH_H
 #define PEFT_CORE_BATCH_H
 
@@ -24,7 +25,8 @@ typedef struct batch {
 int batch_open(batch *b, int rows_max, int seqs_max); /* heap; clears everything */
 void batch_close(batch *b);
 void batch_clear(batch *b);
-/* Appends a sequence of n tokens with its shifted targets: row i predicts labels[i + 1] (-100 = none). CHECKs capacity. */
+/* Appends a sequence of n tokens with its shifted targets: row i predicts labels[i + 1] (-100 = none). CHECKs capacity.
+ */
 void batch_add(batch *b, const int32_t *ids, const int32_t *labels, int n, uint64_t sample);
 
 #endif

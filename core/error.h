@@ -1,7 +1,7 @@
 /* Errors of input and of the machine, and the exit codes that every program of this tree shares.
  *
- * A function that reads something from outside (file, YAML, command line) returns -1 through fail(); main prints the one
- * line and leaves with its code. A programmer's mistake is CHECK: it prints where and stops with EXIT_INTERNAL. */
+ * A function that reads something from outside (file, YAML, command line) returns -1 through fail(); main prints the
+ * one line and leaves with its code. A programmer's mistake is CHECK: it prints where and stops with EXIT_INTERNAL. */
 #ifndef PEFT_CORE_ERROR_H
 #define PEFT_CORE_ERROR_H
 

@@ -1,5 +1,5 @@
-/* A progress line on stderr, redrawn in place on a terminal, one line per report elsewhere; and durations as people read
- * them. */
+/* A progress line on stderr, redrawn in place on a terminal, one line per report elsewhere; and durations as people
+ * read them. */
 #ifndef PEFT_CORE_PROGRESS_H
 #define PEFT_CORE_PROGRESS_H
 

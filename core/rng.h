@@ -1,6 +1,6 @@
-/* Counter-based random numbers: a value is a pure function of a key and a counter, so it does not depend on how many were
- * drawn before, on threads or on the order of work. Philox4x32-10 (Salmon et al., SC'11), as in cuRAND and JAX' sibling
- * generators; the known-answer test is tests/test_core.c. */
+/* Counter-based random numbers: a value is a pure function of a key and a counter, so it does not depend on how many
+ * were drawn before, on threads or on the order of work. Philox4x32-10 (Salmon et al., SC'11), as in cuRAND and JAX'
+ * sibling generators; the known-answer test is tests/test_core.c. */
 #ifndef PEFT_CORE_RNG_H
 #define PEFT_CORE_RNG_H
 

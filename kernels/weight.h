@@ -30,11 +30,11 @@ struct weight {
     const void *meta;   /* the format's own struct, NULL where data says it all */
 };
 
-/* NF4 as bitsandbytes keeps it (Dettmers et al. 2023, section 3): blocks of `blocksize` elements of the flattened matrix,
- * which may straddle rows; byte j holds element 2j in its high nibble. Scales are fp32 (absmax), or 8-bit codes of a
- * 256-entry map with one fp32 scale per nested_block of them and an offset (double quantisation):
- *     absmax(i) = fl(map[code[i]] * nested_absmax[i / nested_block]) + offset     (two roundings, as bitsandbytes does)
- *     w(e)      = code_table[nibble(e)] * absmax(e / blocksize) */
+/* NF4 as bitsandbytes keeps it (Dettmers et al. 2023, section 3): blocks of `blocksize` elements of the flattened
+ * matrix, which may straddle rows; byte j holds element 2j in its high nibble. Scales are fp32 (absmax), or 8-bit codes
+ * of a 256-entry map with one fp32 scale per nested_block of them and an offset (double quantisation): absmax(i) =
+ * fl(map[code[i]] * nested_absmax[i / nested_block]) + offset     (two roundings, as bitsandbytes does) w(e)      =
+ * code_table[nibble(e)] * absmax(e / blocksize) */
 typedef struct {
     int blocksize;              /* 64 */
     int nested_block;           /* 256; 0 = scales are plain fp32 */
@@ -52,7 +52,8 @@ size_t nf4_data_bytes(int64_t n);
 /* Quantises a matrix of n elements handed over in pieces, so that the fp32 matrix never exists as a whole.
  * codes [nf4_data_bytes(n)], absmax [ceil(n / 64)]: caller's. Each piece but the last is a multiple of 64 elements. */
 void nf4_quant(const float *x, int64_t n, uint8_t *codes, float *absmax);
-/* Double quantisation of `blocks` scales in place of absmax: code [blocks], nested [ceil(blocks / 256)]; returns offset. */
+/* Double quantisation of `blocks` scales in place of absmax: code [blocks], nested [ceil(blocks / 256)]; returns
+ * offset. */
 float nf4_quant_scales(const float *absmax, int64_t blocks, uint8_t *code, float *nested);
 
 /* formats.def: F(ID, name, ggml_type, block, bytes, dequant, quant) */
@@ -68,8 +69,8 @@ const weight_format *format_by_ggml(int ggml_type); /* NULL when this build does
 int64_t weight_bytes(const weight *w);              /* of data, as stored */
 
 /* GGUF keeps the rows of llama's q and k interleaved in each head: its row h*D + 2j is row h*D + j of Hugging Face, its
- * row h*D + 2j + 1 is row h*D + D/2 + j (D = rows / heads, even; heads of k are the key-value heads). Copies whole stored
- * rows of w into Hugging Face order; dst has weight_bytes(w). The format must not let blocks straddle rows. */
+ * row h*D + 2j + 1 is row h*D + D/2 + j (D = rows / heads, even; heads of k are the key-value heads). Copies whole
+ * stored rows of w into Hugging Face order; dst has weight_bytes(w). The format must not let blocks straddle rows. */
 void weight_unpermute_rows(const weight *w, int heads, void *dst);
 
 static inline weight weight_f32(const float *data, int64_t rows, int64_t cols) {

@@ -1,5 +1,5 @@
-/* Inference over a model with or without an adapter: the same forward pass as training with recording off. A generator holds
- * one sequence in a KV cache; a scorer gives log-probabilities of whole rows. */
+/* Inference over a model with or without an adapter: the same forward pass as training with recording off. A generator
+ * holds one sequence in a KV cache; a scorer gives log-probabilities of whole rows. */
 #ifndef PEFT_MODEL_GENERATE_H
 #define PEFT_MODEL_GENERATE_H
 

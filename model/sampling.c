@@ -1,4 +1,5 @@
-/* Probabilities are taken in double in the order of the candidates, so the same logits give the same token everywhere. */
+/* Probabilities are taken in double in the order of the candidates, so the same logits give the same token everywhere.
+ */
 #include "model/sampling.h"
 #include "core/rng.h"
 

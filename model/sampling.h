@@ -16,7 +16,8 @@ typedef struct candidate {
     int32_t id;
 } candidate;
 
-/* The token after `position` tokens. Equal logits: the smaller id first. A pure function of its arguments. scratch [vocab]. */
+/* The token after `position` tokens. Equal logits: the smaller id first. A pure function of its arguments. scratch
+ * [vocab]. */
 int32_t sample_token(const float *logits, int vocab, const sampling *s, uint64_t position, candidate *scratch);
 
 #endif

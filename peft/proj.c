@@ -2,9 +2,9 @@
  *     h = scale * (x [A_0; A_1; ...]^T)            [T, sum r_i]   one product: x is read once
  *     y_i = x W_i^T + bias_i + h_i B_i^T
  * Backward:
- *     dB_i += dy_i^T h_i        dh = scale * [dy_0 B_0, dy_1 B_1, ...]        dA += dh^T x        dx += sum dy_i W_i + dh A
- * Kept: x (or its recipe) and h. There is no dW. With dropout every module has its own mask, made again from the counter
- * in the backward pass, and the products with A run module by module. */
+ *     dB_i += dy_i^T h_i        dh = scale * [dy_0 B_0, dy_1 B_1, ...]        dA += dh^T x        dx += sum dy_i W_i +
+ * dh A Kept: x (or its recipe) and h. There is no dW. With dropout every module has its own mask, made again from the
+ * counter in the backward pass, and the products with A run module by module. */
 #include "peft/proj.h"
 #include "autograd/ops.h"
 #include "core/error.h"
@@ -204,7 +204,8 @@ static tensor *f32_run(op_fixture *f, tape *t, tensor **in, param *p) { return c
 static tensor *nf4_run(op_fixture *f, tape *t, tensor **in, param *p) { return case_run(f, t, in, p, FMT_NF4, 0); }
 static tensor *drop_run(op_fixture *f, tape *t, tensor **in, param *p) { return case_run(f, t, in, p, FMT_F32, 0.3f); }
 
-/* The gated unit behind the group has second derivatives of order 1 in y, and y grows with sqrt(in): as op_glu, doubled. */
+/* The gated unit behind the group has second derivatives of order 1 in y, and y grows with sqrt(in): as op_glu,
+ * doubled. */
 #define SHAPES .in = {{7, 64}}, .param = {{4, 64}, {3, 64}, {24, 4}, {24, 3}}, .scale = 0.2f
 static const op_case cases[] = {
     {.name = "two, f32", SHAPES, .run = f32_run, .fd_step = 0x1p-8, .fd_error = 2e-3},

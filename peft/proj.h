@@ -1,5 +1,5 @@
-/* A projection: a frozen linear that may carry a low-rank adapter (LoRA, Hu et al. 2021). One type for every weight format,
- * so there is no product of adapter kinds and formats.
+/* A projection: a frozen linear that may carry a low-rank adapter (LoRA, Hu et al. 2021). One type for every weight
+ * format, so there is no product of adapter kinds and formats.
  *
  *     y = x W^T + bias + scale * (dropout(x) A^T) B^T        W [out, in], A [r, in], B [out, r]
  *
@@ -27,8 +27,8 @@ typedef struct proj {
 
 enum { PROJ_GROUP_MAX = 3 };
 
-/* y[i] = proj p[i] of x, i < n: x is read once for all the A's when they lie side by side in the adapter (adapter_attach
- * lays them so) and drop nothing. Results live in act. */
+/* y[i] = proj p[i] of x, i < n: x is read once for all the A's when they lie side by side in the adapter
+ * (adapter_attach lays them so) and drop nothing. Results live in act. */
 void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y);
 /* y = x + p(h), the end of a residual block. When a segment is replayed nobody will read y: only what the backward pass
  * needs is made, and y has no values. */

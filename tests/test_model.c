@@ -1,5 +1,5 @@
-/* A whole model against transformers and bitsandbytes (tests/golden/make_tiny.py), and what must not change a bit: packing,
- * threads, instruction set, checkpointing, the cache. */
+/* A whole model against transformers and bitsandbytes (tests/golden/make_tiny.py), and what must not change a bit:
+ * packing, threads, instruction set, checkpointing, the cache. */
 #include "core/error.h"
 #include "core/json.h"
 #include "core/num.h"
@@ -18,7 +18,8 @@
 enum { ROWS = 64, SEQS = 8, CONTEXT = 40 };
 #define GOLDEN "tests/golden/"
 
-/* A session on the tiny model with room for ROWS tokens; lora: an adapter of rank 4 on everything, A and B both seeded. */
+/* A session on the tiny model with room for ROWS tokens; lora: an adapter of rank 4 on everything, A and B both seeded.
+ */
 typedef struct {
     model_source src;
     session s;
@@ -108,7 +109,8 @@ static mat logits_of(fixture *f, tape *t, kv_cache *kv) {
     return logits;
 }
 
-/* transformers computes in fp32 in another order: 1e-3 absolute is what is promised, 1e-4 is what logits of size 10 need. */
+/* transformers computes in fp32 in another order: 1e-3 absolute is what is promised, 1e-4 is what logits of size 10
+ * need. */
 static void check_logits(const char *model, const char *golden, bool four_bit) {
     fixture f;
     file_map m;
@@ -224,8 +226,8 @@ static void test_packing(void **state) {
     free(want.grad), free(got.grad);
 }
 
-/* Kept in bf16 (8 bits of mantissa, relative error 2^-9) the forward pass keeps its bits; the gradient of a sum over rows sees
- * independent errors of that size through a few products: 1e-2 of its norm. */
+/* Kept in bf16 (8 bits of mantissa, relative error 2^-9) the forward pass keeps its bits; the gradient of a sum over
+ * rows sees independent errors of that size through a few products: 1e-2 of its norm. */
 static void test_half(void **state) {
     (void)state;
     step want, got;

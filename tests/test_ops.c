@@ -1,6 +1,6 @@
-/* One driver for every differentiable operation: ops x cases x backends x threads. Values and gradients equal the reference
- * backend's to the bit, and the reference's gradients equal four-point differences of its own forward pass. An op brings its
- * cases in its own file; nothing here knows an op. */
+/* One driver for every differentiable operation: ops x cases x backends x threads. Values and gradients equal the
+ * reference backend's to the bit, and the reference's gradients equal four-point differences of its own forward pass.
+ * An op brings its cases in its own file; nothing here knows an op. */
 #include "autograd/fixture.h"
 #include "core/error.h"
 #include "core/rng.h"
