@@ -5,22 +5,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Base and adapter over s->run; the adapter's tensors are read in the real pass only, quant is opened in the other. */
-static int load(session *s, quant_cache *quant, const model_source *src, const inference_options *o,
-                int64_t positions) {
-    model_options mo = {o->load_in_4bit, o->double_quant, positions, quant};
+/* How the base is held: as it was said, or as the adapter was trained. */
+static int choose_base(model_options *base, const inference_options *o, int64_t positions) {
     lora_config l;
+    *base = (model_options){o->load_in_4bit, o->double_quant, positions, NULL};
+    if (!o->adapter || o->base_given) return 0;
+    if (lora_config_read(&l, o->adapter)) return -1;
+    base->load_in_4bit = l.base != BASE_AS_IS, base->double_quant = l.base == BASE_NF4_DOUBLE;
+    lora_config_free(&l);
+    return 0;
+}
+
+/* Before the plan, so that plan and run agree. */
+static int open_base(quant_cache *quant, const model_source *src, const inference_options *o) {
+    model_options base;
+    if (choose_base(&base, o, 0)) return -1;
+    if (!base.load_in_4bit) return 0;
+    if (o->adapter && !o->base_given)
+        fprintf(stderr,
+                "note: base in %s, as the adapter was trained (--load-in-4bit=false for the weights as they are)\n",
+                base_quant_names[base.double_quant ? BASE_NF4_DOUBLE : BASE_NF4]);
+    quant_cache_open(quant, src, base.double_quant, &o->cache);
+    return 0;
+}
+
+/* Base and adapter over s->run; the adapter's tensors are read in the real pass only. */
+static int load(session *s, const quant_cache *quant, const model_source *src, const inference_options *o,
+                int64_t positions) {
+    model_options base;
+    lora_config l;
+    if (choose_base(&base, o, positions)) return -1;
+    base.quant = quant;
     if (o->adapter && lora_config_read(&l, o->adapter)) return -1;
-    if (o->adapter && !o->base_given) {
-        mo.load_in_4bit = l.base != BASE_AS_IS, mo.double_quant = l.base == BASE_NF4_DOUBLE;
-        if (mo.load_in_4bit && s->run.planning)
-            fprintf(stderr,
-                    "note: base in %s, as the adapter was trained (--load-in-4bit=false for the weights as they are)\n",
-                    base_quant_names[l.base]);
-    }
     l.dropout = 0;
-    if (mo.load_in_4bit && s->run.planning) quant_cache_open(quant, src, mo.double_quant, &o->cache);
-    if (session_load(s, src, &mo, o->adapter ? &l : NULL, 0, false)) return -1;
+    if (session_load(s, src, &base, o->adapter ? &l : NULL, 0, false)) return -1;
     return o->adapter && !s->run.planning ? adapter_load(&s->ad, o->adapter) : 0;
 }
 
@@ -55,7 +73,7 @@ int generator_open(generator *g, const model_source *src, const inference_option
     g->ids = xcalloc((size_t)context, sizeof *g->ids);
     g->candidates = xcalloc((size_t)src->hp.vocab, sizeof *g->candidates);
     batch_open(&g->b, PREFILL_ROWS, 1);
-    if (session_plan(&g->s, false) || build(g, src, o)) return -1;
+    if (open_base(&g->quant, src, o) || session_plan(&g->s, false) || build(g, src, o)) return -1;
     append(g, worst, context < PREFILL_ROWS ? context : PREFILL_ROWS);
     session planned = g->s;
     kv_cache_close(&g->kv);
@@ -125,7 +143,7 @@ int scorer_open(scorer *r, const model_source *src, const inference_options *o, 
     batch_open(&r->b, longest, 1);
     batch_add(&r->b, worst, worst, longest, 0);
     free(worst);
-    if (session_plan(&r->s, false) || build_scorer(r, src, o)) return -1;
+    if (open_base(&r->quant, src, o) || session_plan(&r->s, false) || build_scorer(r, src, o)) return -1;
     score(r);
     session planned = r->s;
     int bad = session_open(&r->s, &planned, o->backend, o->threads);
