@@ -294,7 +294,7 @@ static void refused(const char *name, const char *overrides, int code, const cha
 static void test_refusals(void **state) {
     (void)state;
     refused("r0", "--compute_dtype=bf16 --backend=ref", EXIT_USAGE, "'ref' has no bf16 products");
-    if (!backend_open("bf16")) fail_clear(), refused("r0", "--compute_dtype=bf16", EXIT_USAGE, "no bf16 products");
+    if (!backend_open("bf16")) fail_clear(), refused("r0", "--compute_dtype=bf16", EXIT_USAGE, "no fast bf16 products");
     refused("r1", "--base_model=tests/golden/nowhere", EXIT_USAGE, "nowhere");
     refused("r2", "--lora_r=8", EXIT_USAGE, "lora_r");
     refused("r3", "--sequence_len=100000", EXIT_USAGE, "sequence_len");

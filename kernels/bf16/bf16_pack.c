@@ -39,17 +39,24 @@ void bf16_pack_cols(uint16_t *dst, const float *x, int64_t ld, int64_t m, int64_
     }
 }
 
+/* Columns are taken GROUP at a time over the pairs of a step: slivers may lie a power of two apart, and a whole row of
+ * them would fall into one set of the cache. */
+enum { GROUP = 4 * TILE };
+
 void bf16_pack_dense(uint16_t *dst, float *tmp, const bf16_source *s, int64_t k0, int64_t kc, int64_t n0, int64_t nc) {
     (void)tmp;
-    const int64_t steps = steps_of(kc), sliver = steps * TILE_VALUES;
-    for (int64_t p = 0; p < steps * TILE; p++) {
-        const float *row = s->b + (k0 + 2 * p) * s->ld + n0;
-        const bool has_even = 2 * p < kc, has_odd = 2 * p + 1 < kc;
-        for (int64_t j = 0; j < nc; j += TILE) {
-            const __m512 even = part(row + j, has_even ? nc - j : 0), odd = part(row + s->ld + j, has_odd ? nc - j : 0);
-            _mm512_store_si512(dst + j / TILE * sliver + p * STEP, weave_bf16(even, odd));
-        }
-    }
+    const int64_t sliver = steps_of(kc) * TILE_VALUES;
+    for (int64_t k = 0; k < kc; k += STEP, dst += TILE_VALUES)
+        for (int64_t group = 0; group < nc; group += GROUP)
+            for (int64_t p = 0; p < TILE; p++) {
+                const float *row = s->b + (k0 + k + 2 * p) * s->ld + n0;
+                const int64_t end = at_most(group + GROUP, nc);
+                for (int64_t j = group; j < end; j += TILE) {
+                    const __m512 even = part(row + j, k + 2 * p < kc ? nc - j : 0);
+                    const __m512 odd = part(row + s->ld + j, k + 2 * p + 1 < kc ? nc - j : 0);
+                    _mm512_store_si512(dst + j / TILE * sliver + p * STEP, weave_bf16(even, odd));
+                }
+            }
 }
 
 /* ---- weights ---- */
@@ -143,36 +150,41 @@ static void nf4_pair(uint16_t *d, int64_t sliver, const weight *w, int64_t row, 
     }
 }
 
+/* lanes of two rows of bf16 side by side */
+static inline __m512i weave_rows(const uint16_t *even, const uint16_t *odd) {
+    const __m512i lo = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)even));
+    const __m512i hi = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)odd));
+    return _mm512_or_si512(lo, _mm512_slli_epi32(hi, 16));
+}
+
 void bf16_pack_bwd(uint16_t *dst, float *tmp, const bf16_source *s, int64_t k0, int64_t kc, int64_t n0, int64_t nc) {
     const weight *w = s->w;
-    const int64_t steps = steps_of(kc), sliver = steps * TILE_VALUES;
-    const bool nf4 = nf4_aligned(w) && nc % TILE == 0;
-    uint16_t *even = (uint16_t *)(void *)(tmp + NC_MAX), *odd = even + NC_MAX + STEP;
+    const int64_t pairs = steps_of(kc) * TILE, sliver = pairs * STEP;
     if (w->fmt->id == FMT_F32) {
         const bf16_source dense = {.b = w->data, .ld = w->cols};
         bf16_pack_dense(dst, tmp, &dense, k0, kc, n0, nc);
         return;
     }
-    memset(even, 0, 2 * (NC_MAX + STEP) * sizeof *even);
-    for (int64_t p = 0; p < steps * TILE; p++, dst += STEP) {
-        const int64_t k = 2 * p;
-        if (nf4 && k + 1 < kc) {
-            nf4_pair(dst, sliver, w, k0 + k, n0, nc);
-            continue;
+    if (nf4_aligned(w) && nc % TILE == 0 && kc % STEP == 0) {
+        for (int64_t k = 0; k < kc; k += STEP, dst += TILE_VALUES)
+            for (int64_t j = 0; j < nc; j += GROUP)
+                for (int64_t p = 0; p < TILE; p++)
+                    nf4_pair(dst + j / TILE * sliver + p * STEP, sliver, w, k0 + k + 2 * p, n0 + j,
+                             at_most(GROUP, nc - j));
+        return;
+    }
+    uint16_t *rows[2] = {(uint16_t *)(void *)(tmp + NC_MAX)};
+    rows[1] = rows[0] + NC_MAX + STEP;
+    for (int64_t p = 0; p < pairs; p++, dst += STEP) {
+        for (int64_t r = 0; r < 2; r++) {
+            if (2 * p + r < kc)
+                row_bf16(rows[r], tmp, w, k0 + 2 * p + r, n0, nc);
+            else
+                memset(rows[r], 0, (size_t)nc * sizeof *rows[r]);
+            memset(rows[r] + nc, 0, STEP * sizeof *rows[r]);
         }
-        if (k < kc)
-            row_bf16(even, tmp, w, k0 + k, n0, nc);
-        else
-            memset(even, 0, (size_t)nc * sizeof *even);
-        if (k + 1 < kc)
-            row_bf16(odd, tmp, w, k0 + k + 1, n0, nc);
-        else
-            memset(odd, 0, (size_t)nc * sizeof *odd);
-        for (int64_t j = 0; j < nc; j += TILE) {
-            const __m512i lo = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(even + j)));
-            const __m512i hi = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(odd + j)));
-            _mm512_store_si512(dst + j / TILE * sliver, _mm512_or_si512(lo, _mm512_slli_epi32(hi, 16)));
-        }
+        for (int64_t j = 0; j < nc; j += TILE)
+            _mm512_store_si512(dst + j / TILE * sliver, weave_rows(rows[0] + j, rows[1] + j));
     }
 }
 

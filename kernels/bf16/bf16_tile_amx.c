@@ -36,10 +36,10 @@ static void block_22(const bf16_block *b, float *c, int64_t cs) {
         _tile_loadd(3, c + TILE * cs + TILE, line);
     }
     for (int64_t s = 0; s < b->steps; s++) {
-        _tile_loadd(6, b0, 64);
+        _tile_stream_loadd(6, b0, 64);
         _tile_loadd(4, a0, 64);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b1, 64);
+        _tile_stream_loadd(7, b1, 64);
         _tile_dpbf16ps(1, 4, 7);
         _tile_loadd(5, a1, 64);
         _tile_dpbf16ps(2, 5, 6);
