@@ -1,5 +1,5 @@
 /* y = act(gate) * up (Shazeer 2020). Kept: gate and up, which the projections made anyway; y is made again when the
- * down projection asks for it. dgate = dy up act'(gate), dup = dy act(gate). */
+ * down projection asks for it. dgate = dy up act'(gate), dup = dy act(gate), written over gate and up. */
 #include "autograd/ops.h"
 
 typedef struct {
@@ -19,8 +19,10 @@ static void glu_remake(tape *t, const void *maker, mat out) {
 
 static void glu_backward(tape *t, node *n) {
     glu_node *s = (glu_node *)n;
-    mat dgate = tape_grad(t, s->gate), dup = tape_grad(t, s->up);
-    t->k->be->glu_bwd(t->k, dgate, dup, n->out->grad, s->gate->val, s->up->val, s->act);
+    mat gate = s->gate->val, up = s->up->val; /* nobody reads them again: their memory takes the gradients */
+    s->gate->grad = s->gate->needs_grad ? gate : mat_none();
+    s->up->grad = s->up->needs_grad ? up : mat_none();
+    t->k->be->glu_bwd(t->k, s->gate->grad, s->up->grad, n->out->grad, gate, up, s->act);
 }
 
 tensor *op_glu(tape *t, tensor *gate, tensor *up, activation act) {

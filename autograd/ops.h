@@ -20,7 +20,8 @@ tensor *op_rope(tape *t, tensor *x, const int32_t *pos, const rope *r);
 /* o = softmax(scale q k^T) v. In training k and v are rows of the batch; with a cache they are its memory (see attn).
  */
 tensor *op_attention(tape *t, tensor *q, tensor *k, tensor *v, const attn *a);
-/* y = act(gate) * up; transient. */
+/* y = act(gate) * up; transient. gate and up must have no other reader: the backward pass writes their gradients over
+ * them. */
 tensor *op_glu(tape *t, tensor *gate, tensor *up, activation act);
 /* Adds -sum weight[i] log p(target[i] | h[i]) and the counts to sums, and writes logprob [rows of h]. All targets >= 0.
  * When recording it sets h's gradient: this is where the backward pass begins. */

@@ -150,7 +150,8 @@ static void run_glu(lab *l, const int *s) { /* rows, cols, gap, activation */
     for (int k = 0; k < s[1] && k < 10; k++) mat_row(gate, 0)[k] = edge[k];
     l->c->be->glu_fwd(l->c, y, gate, up, (activation)s[3]);
     l->c->be->glu_bwd(l->c, mat_cols(dboth, 0, s[1]), mat_cols(dboth, s[1], s[1]), dy, gate, up, (activation)s[3]);
-    l->c->be->glu_bwd(l->c, mat_none(), gate, dy, gate, up, (activation)s[3]);
+    l->c->be->glu_bwd(l->c, mat_none(), up, dy, gate, up, (activation)s[3]);
+    l->c->be->glu_bwd(l->c, gate, up, dy, gate, up, (activation)s[3]);
 }
 
 /* frozen matrices: tokens, out, in, gap, format */
