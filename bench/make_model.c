@@ -22,9 +22,9 @@ typedef struct shape {
     bool tied;
 } shape;
 
-/* F32 where the peers read it too: it is what both sides quantise. 0.5b is Qwen2.5-0.5B's shape as a llama. */
+/* BF16, as their published files. 0.5b is Qwen2.5-0.5B's shape as a llama. */
 static const shape shapes[] = {
-    {"smollm2-135m", ST_F32, 49152, 576, 1536, 30, 9, 3, true},
+    {"smollm2-135m", ST_BF16, 49152, 576, 1536, 30, 9, 3, true},
     {"qwen2.5-0.5b", ST_BF16, 151936, 896, 4864, 24, 14, 2, true},
     {"tinyllama-1.1b", ST_BF16, 32000, 2048, 5632, 22, 32, 4, false},
 };
