@@ -59,27 +59,58 @@ static const char usage_text[] =
     "  --threads N        0 = one for each core (0)\n"
     "  --backend NAME     auto, ref, avx2, avx512, neon (auto); or bf16: products in bf16, avx512-bf16 or amx\n";
 
-enum { OPT_MODEL = 256, OPT_ADAPTER, OPT_4BIT, OPT_PLAIN, OPT_CACHE, OPT_CACHE_DIR, OPT_PROMPT, OPT_CHAT, OPT_SYSTEM,
-       OPT_SCORE, OPT_MAX, OPT_CONTEXT, OPT_TEMPERATURE, OPT_TOP_P, OPT_TOP_K, OPT_SEED, OPT_JSON, OPT_THREADS,
-       OPT_BACKEND, OPT_HELP };
+enum {
+    OPT_MODEL = 256,
+    OPT_ADAPTER,
+    OPT_4BIT,
+    OPT_PLAIN,
+    OPT_CACHE,
+    OPT_CACHE_DIR,
+    OPT_PROMPT,
+    OPT_CHAT,
+    OPT_SYSTEM,
+    OPT_SCORE,
+    OPT_MAX,
+    OPT_CONTEXT,
+    OPT_TEMPERATURE,
+    OPT_TOP_P,
+    OPT_TOP_K,
+    OPT_SEED,
+    OPT_JSON,
+    OPT_THREADS,
+    OPT_BACKEND,
+    OPT_HELP
+};
 
-static const struct option long_options[] = {
-    {"model", 1, NULL, OPT_MODEL},   {"adapter", 1, NULL, OPT_ADAPTER}, {"load-in-4bit", 2, NULL, OPT_4BIT},
-    {"no-double-quant", 0, NULL, OPT_PLAIN},
-    {"quantized-base-cache", 1, NULL, OPT_CACHE}, {"quantized-base-cache-dir", 1, NULL, OPT_CACHE_DIR},
-    {"prompt", 1, NULL, OPT_PROMPT}, {"chat", 0, NULL, OPT_CHAT},
-    {"system", 1, NULL, OPT_SYSTEM}, {"score", 1, NULL, OPT_SCORE},     {"max-tokens", 1, NULL, OPT_MAX},
-    {"context", 1, NULL, OPT_CONTEXT}, {"temperature", 1, NULL, OPT_TEMPERATURE}, {"top-p", 1, NULL, OPT_TOP_P},
-    {"top-k", 1, NULL, OPT_TOP_K},   {"seed", 1, NULL, OPT_SEED},       {"json", 0, NULL, OPT_JSON},
-    {"threads", 1, NULL, OPT_THREADS}, {"backend", 1, NULL, OPT_BACKEND}, {"help", 0, NULL, OPT_HELP},
-    {NULL, 0, NULL, 0}};
+static const struct option long_options[] = {{"model", 1, NULL, OPT_MODEL},
+                                             {"adapter", 1, NULL, OPT_ADAPTER},
+                                             {"load-in-4bit", 2, NULL, OPT_4BIT},
+                                             {"no-double-quant", 0, NULL, OPT_PLAIN},
+                                             {"quantized-base-cache", 1, NULL, OPT_CACHE},
+                                             {"quantized-base-cache-dir", 1, NULL, OPT_CACHE_DIR},
+                                             {"prompt", 1, NULL, OPT_PROMPT},
+                                             {"chat", 0, NULL, OPT_CHAT},
+                                             {"system", 1, NULL, OPT_SYSTEM},
+                                             {"score", 1, NULL, OPT_SCORE},
+                                             {"max-tokens", 1, NULL, OPT_MAX},
+                                             {"context", 1, NULL, OPT_CONTEXT},
+                                             {"temperature", 1, NULL, OPT_TEMPERATURE},
+                                             {"top-p", 1, NULL, OPT_TOP_P},
+                                             {"top-k", 1, NULL, OPT_TOP_K},
+                                             {"seed", 1, NULL, OPT_SEED},
+                                             {"json", 0, NULL, OPT_JSON},
+                                             {"threads", 1, NULL, OPT_THREADS},
+                                             {"backend", 1, NULL, OPT_BACKEND},
+                                             {"help", 0, NULL, OPT_HELP},
+                                             {NULL, 0, NULL, 0}};
 
 static int number(const char *name, const char *text, double lo, double hi, bool whole, double *out) {
     char *end;
     errno = 0;
     *out = strtod(text, &end);
     if (end == text || *end || errno || !(*out >= lo && *out <= hi) || (whole && *out != floor(*out)))
-        return fail(EXIT_USAGE, "--%s: found '%s', expected a%s number from %g to %g", name, text, whole ? " whole" : "", lo, hi);
+        return fail(EXIT_USAGE, "--%s: found '%s', expected a%s number from %g to %g", name, text,
+                    whole ? " whole" : "", lo, hi);
     return 0;
 }
 
@@ -92,7 +123,11 @@ static int take_bool(const char *name, const char *text, bool *out) {
 static int take_number(options *o, int opt, const char *name, const char *text) {
     double x;
     bool real = opt == OPT_TEMPERATURE || opt == OPT_TOP_P;
-    double hi = opt == OPT_TEMPERATURE ? 100 : opt == OPT_TOP_P ? 1 : opt == OPT_THREADS ? THREADS_MAX : opt == OPT_SEED ? 9e15 : 1 << 28;
+    double hi = opt == OPT_TEMPERATURE ? 100
+                : opt == OPT_TOP_P     ? 1
+                : opt == OPT_THREADS   ? THREADS_MAX
+                : opt == OPT_SEED      ? 9e15
+                                       : 1 << 28;
     double lo = opt == OPT_MAX || opt == OPT_CONTEXT ? 1 : 0;
     if (number(name, text, lo, hi, !real, &x)) return -1;
     switch (opt) {
@@ -108,9 +143,10 @@ static int take_number(options *o, int opt, const char *name, const char *text) 
 }
 
 static int parse(options *o, int argc, char **argv) {
-    *o = (options){.how = {.backend = "auto", .double_quant = true, .cache = {QUANT_CACHE_ON, NULL, QUANT_CACHE_MIN_BYTES}},
-                   .max_tokens = 256,
-                   .sampling = {.temperature = 0.8, .top_p = 0.95, .top_k = 40}};
+    *o = (options){
+        .how = {.backend = "auto", .double_quant = true, .cache = {QUANT_CACHE_ON, NULL, QUANT_CACHE_MIN_BYTES}},
+        .max_tokens = 256,
+        .sampling = {.temperature = 0.8, .top_p = 0.95, .top_k = 40}};
     int opt, index = 0;
     while ((opt = getopt_long(argc, argv, "", long_options, &index)) >= 0) switch (opt) {
         case OPT_MODEL: o->model = optarg; break;
@@ -193,17 +229,19 @@ static int generate(app *a, const token_list *prompt, answer *r) {
 static double rate(double n, double seconds) { return seconds > 0 ? n / seconds : 0; }
 
 static void report(const app *a, const answer *r) {
-    double prefill = rate(r->prompt_tokens, r->prefill_seconds), decode = rate(r->tokens > 1 ? r->tokens - 1 : 0, r->decode_seconds);
+    double prefill = rate(r->prompt_tokens, r->prefill_seconds),
+           decode = rate(r->tokens > 1 ? r->tokens - 1 : 0, r->decode_seconds);
     uint64_t rss = peak_rss_bytes();
     if (!a->o.json) {
         fflush(stdout);
-        fprintf(stderr, "\n[prompt %d tokens, %.0f/s; answer %d tokens, %.1f/s; first after %.2f s; %.0f MiB]\n", r->prompt_tokens, prefill,
-                r->tokens, decode, r->first_token_seconds, (double)rss / 1048576);
+        fprintf(stderr, "\n[prompt %d tokens, %.0f/s; answer %d tokens, %.1f/s; first after %.2f s; %.0f MiB]\n",
+                r->prompt_tokens, prefill, r->tokens, decode, r->first_token_seconds, (double)rss / 1048576);
         return;
     }
-    json_t *o = json_pack("{s:i,s:i,s:s%,s:f,s:f,s:f,s:I}", "prompt_tokens", r->prompt_tokens, "completion_tokens", r->tokens, "text",
-                          r->text, r->length, "prefill_tokens_per_second", prefill, "decode_tokens_per_second", decode,
-                          "time_to_first_token_seconds", r->first_token_seconds, "peak_rss_bytes", (json_int_t)rss);
+    json_t *o =
+        json_pack("{s:i,s:i,s:s%,s:f,s:f,s:f,s:I}", "prompt_tokens", r->prompt_tokens, "completion_tokens", r->tokens,
+                  "text", r->text, r->length, "prefill_tokens_per_second", prefill, "decode_tokens_per_second", decode,
+                  "time_to_first_token_seconds", r->first_token_seconds, "peak_rss_bytes", (json_int_t)rss);
     CHECK(o, "answer as JSON%s", "");
     json_dumpf(o, stdout, 0);
     putchar('\n');
@@ -214,7 +252,8 @@ static void report(const app *a, const answer *r) {
 static int run_prompt(app *a) {
     token_list ids = {0};
     answer r = {0};
-    int bad = tokenizer_encode(a->tok, a->o.prompt, (int64_t)strlen(a->o.prompt), TOKENIZE_SPECIAL | TOKENIZE_ADD, &ids);
+    int bad =
+        tokenizer_encode(a->tok, a->o.prompt, (int64_t)strlen(a->o.prompt), TOKENIZE_SPECIAL | TOKENIZE_ADD, &ids);
     if (!bad && !ids.n) bad = fail(EXIT_USAGE, "--prompt: no token in it and the tokenizer adds none");
     bad = bad || generate(a, &ids, &r);
     if (!bad) report(a, &r);
@@ -225,7 +264,10 @@ static int run_prompt(app *a) {
 
 /* ---- chat ---- */
 
-typedef struct history { chat_turn *turn; int n; } history;
+typedef struct history {
+    chat_turn *turn;
+    int n;
+} history;
 
 static void say(history *h, const char *role, const char *content) {
     h->turn = xrealloc(h->turn, (size_t)h->n + 1, sizeof *h->turn);
@@ -237,7 +279,8 @@ static int answer_turn(app *a, history *h, const char *content) {
     token_list ids = {0};
     answer r = {0};
     say(h, "user", content);
-    int bad = chat_render(a->chat, h->turn, h->n, true, &text) || chat_encode(&text, a->tok, &ids) || generate(a, &ids, &r);
+    int bad =
+        chat_render(a->chat, h->turn, h->n, true, &text) || chat_encode(&text, a->tok, &ids) || generate(a, &ids, &r);
     if (!bad) {
         report(a, &r);
         say(h, "assistant", r.text);
@@ -282,9 +325,11 @@ static int run(app *a) {
     if (o->score) return score_file(&a->src, &o->how, o->score);
     int64_t context = o->context ? o->context : a->src.hp.context < 4096 ? a->src.hp.context : 4096;
     if (context > a->src.hp.context)
-        return fail(EXIT_USAGE, "--context: %ld is more than the %ld positions of %s", (long)context, (long)a->src.hp.context, o->model);
+        return fail(EXIT_USAGE, "--context: %ld is more than the %ld positions of %s", (long)context,
+                    (long)a->src.hp.context, o->model);
     if (open_text(a) || generator_open(&a->g, &a->src, &o->how, (int)context)) return -1;
-    if (a->g.s.m.nonfinite) fprintf(stderr, "note: %s: %s: expect no sense of this model\n", o->model, a->g.s.m.nonfinite);
+    if (a->g.s.m.nonfinite)
+        fprintf(stderr, "note: %s: %s: expect no sense of this model\n", o->model, a->g.s.m.nonfinite);
     return o->chat ? run_chat(a) : run_prompt(a);
 }
 

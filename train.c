@@ -34,7 +34,7 @@ typedef struct trainer {
     int32_t *rows, *target; /* of one batch's targets; host, [rows_max] */
     float *row_weight;
     int64_t steps, eval_every, save_every; /* of the run; between evaluations and between saves, 0 = never */
-    const char *gradients;      /* --dump-gradients=FILE or NULL */
+    const char *gradients;                 /* --dump-gradients=FILE or NULL */
     train_log log;
 } trainer;
 
@@ -82,7 +82,8 @@ static void open_optimiser(trainer *t) {
         }
         adamw_open_8bit(o, ad->param, ad->grad, ad->n, tensor, ad->n_views, &t->s.k, &t->s.run);
         free(tensor);
-    } else adamw_open(o, ad->param, ad->grad, ad->n, &t->s.k, &t->s.run);
+    } else
+        adamw_open(o, ad->param, ad->grad, ad->n, &t->s.k, &t->s.run);
     o->beta1 = c->adam_beta1, o->beta2 = c->adam_beta2, o->eps = c->adam_epsilon;
     o->weight_decay = c->weight_decay, o->max_norm = c->max_grad_norm;
 }
@@ -96,7 +97,8 @@ static int build(trainer *t) {
     o.positions = t->b.rows_max < c->sequence_len ? t->b.rows_max : c->sequence_len;
     if (bad || session_load(&t->s, &t->src, &o, &l, (uint64_t)c->seed, true)) return -1;
     if (t->s.m.nonfinite)
-        return fail(EXIT_INPUT, "%s: %s: such a base cannot be trained on; get the file again", t->src.path, t->s.m.nonfinite);
+        return fail(EXIT_INPUT, "%s: %s: such a base cannot be trained on; get the file again", t->src.path,
+                    t->s.m.nonfinite);
     open_optimiser(t);
     return 0;
 }
@@ -153,7 +155,8 @@ static int open_text(trainer *t, const chat_template **chat) {
         *chat = chat_template_by_name(name);
         return *chat ? 0 : fail(EXIT_USAGE, "%s: key 'chat_template': '%s' is not known", c->path, name);
     }
-    if (!tokenizer_template(t->tok)) return fail(EXIT_INPUT, "%s: no chat template; name one with chat_template", t->src.path);
+    if (!tokenizer_template(t->tok))
+        return fail(EXIT_INPUT, "%s: no chat template; name one with chat_template", t->src.path);
     return (*chat = chat_template_find(tokenizer_template(t->tok), t->src.path)) ? 0 : -1;
 }
 
@@ -162,14 +165,14 @@ static int steps_of(int batches, int accumulate) { return (batches + accumulate 
 /* Steps of the whole run: max_steps, or whole and broken epochs (each epoch's last accumulation may be partial). */
 static void count_steps(trainer *t) {
     const config *c = &t->cfg;
-    double left = c->num_epochs;
     int accumulate = (int)c->gradient_accumulation_steps;
     int per_epoch = steps_of(dataset_begin_epoch(&t->ds, 0), accumulate);
-    if (c->max_steps != CONFIG_UNSET) t->steps = c->max_steps;
+    if (c->max_steps != CONFIG_UNSET)
+        t->steps = c->max_steps;
     else
-        for (int epoch = 0; left > 0; epoch++, left -= 1) {
+        for (int epoch = 0; epoch < c->num_epochs; epoch++) {
             int n = steps_of(dataset_begin_epoch(&t->ds, epoch), accumulate);
-            t->steps += left >= 1 ? n : (int)ceil(left * n);
+            t->steps += (int)ceil(fmin(1, c->num_epochs - epoch) * n);
         }
     t->eval_every = config_eval_every(c, per_epoch, t->steps);
     t->save_every = config_save_every(c, per_epoch, t->steps);
@@ -179,7 +182,8 @@ static void set_schedule(trainer *t) {
     const config *c = &t->cfg;
     int kind = 0;
     while (strcmp(lr_names[kind], c->lr_scheduler)) kind++;
-    int warmup = config_is_set(c, "warmup_steps") ? (int)c->warmup_steps : (int)ceil(c->warmup_ratio * (double)t->steps);
+    int warmup =
+        config_is_set(c, "warmup_steps") ? (int)c->warmup_steps : (int)ceil(c->warmup_ratio * (double)t->steps);
     t->lr = (lr_schedule){(lr_kind)kind, c->learning_rate, warmup, (int)t->steps};
 }
 
@@ -188,11 +192,14 @@ static int open_trainer(trainer *t) {
     const chat_template *chat;
     if (model_source_open(&t->src, c->base_model) || open_text(t, &chat)) return -1;
     if (c->sequence_len > t->src.hp.context)
-        return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path, (long)c->sequence_len,
-                    (long)t->src.hp.context, c->base_model);
+        return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path,
+                    (long)c->sequence_len, (long)t->src.hp.context, c->base_model);
     if (c->gradient_checkpointing && !strcmp(c->activation_dtype, "bf16"))
-        return fail(EXIT_USAGE, "%s: key 'activation_dtype': bf16 and gradient_checkpointing exclude each other: with checkpointing "
-                                "only the inputs of blocks are kept, in fp32", c->path);
+        return fail(
+            EXIT_USAGE,
+            "%s: key 'activation_dtype': bf16 and gradient_checkpointing exclude each other: with checkpointing "
+            "only the inputs of blocks are kept, in fp32",
+            c->path);
     if (dataset_open(&t->ds, c, t->tok, chat, (int)t->src.hp.vocab)) return -1;
     dataset_summary(&t->ds, stdout);
     int rows = dataset_rows_max(&t->ds);
@@ -204,7 +211,8 @@ static int open_trainer(trainer *t) {
     if (plan_and_open(t)) return -1;
     if (c->lora_model_dir) {
         if (adapter_load(&t->s.ad, c->lora_model_dir)) return -1;
-    } else adapter_init(&t->s.ad, (uint64_t)c->seed);
+    } else
+        adapter_init(&t->s.ad, (uint64_t)c->seed);
     train_log_params(t->s.ad.n, model_params(&t->s.m));
     return 0;
 }
@@ -236,8 +244,10 @@ static int train_step(trainer *t, int step, int first, int last, train_row *row)
     row->loss = sums.loss / sums.weight;
     row->targets = sums.targets;
     if (sums.nonfinite)
-        return fail(EXIT_DIVERGED, "step %d: loss %g, gradient norm %g: not finite; nothing was saved after it. Lower learning_rate "
-                                   "or look at the rows of this step", step + 1, row->loss, row->grad_norm);
+        return fail(EXIT_DIVERGED,
+                    "step %d: loss %g, gradient norm %g: not finite; nothing was saved after it. Lower learning_rate "
+                    "or look at the rows of this step",
+                    step + 1, row->loss, row->grad_norm);
     return 0;
 }
 
@@ -296,10 +306,12 @@ static void close_trainer(trainer *t) {
 }
 
 static int usage(FILE *f, int code) {
-    fprintf(f, "usage: ./train CONFIG.yaml [--key=value ...] [--dump-gradients=FILE]\n"
-               "       ./train --help | --reference\n"
-               "Fine-tunes a LoRA adapter on a frozen base model. Every key of the file can be overridden on the command line.\n"
-               "--dump-gradients writes the mean gradient of the first step before clipping, as safetensors.\n");
+    fprintf(
+        f,
+        "usage: ./train CONFIG.yaml [--key=value ...] [--dump-gradients=FILE]\n"
+        "       ./train --help | --reference\n"
+        "Fine-tunes a LoRA adapter on a frozen base model. Every key of the file can be overridden on the command line.\n"
+        "--dump-gradients writes the mean gradient of the first step before clipping, as safetensors.\n");
     return code;
 }
 
@@ -320,17 +332,23 @@ static int train_main(int argc, char **argv) {
             free(overrides);
             return EXIT_DONE;
         }
-        if (!strncmp(a, "--dump-gradients=", 17)) t.gradients = a + 17;
-        else if (!strncmp(a, "--", 2)) overrides[n++] = a + 2;
-        else if (!path) path = a;
-        else bad = 1;
+        if (!strncmp(a, "--dump-gradients=", 17))
+            t.gradients = a + 17;
+        else if (!strncmp(a, "--", 2))
+            overrides[n++] = a + 2;
+        else if (!path)
+            path = a;
+        else
+            bad = 1;
     }
     if (bad || !path) {
         free(overrides);
         return usage(stderr, EXIT_USAGE);
     }
-    if (config_open(&t.cfg, path, overrides, n)) bad = fail_code() ? fail_code() : EXIT_USAGE;
-    else if (train(&t)) bad = fail_report("train");
+    if (config_open(&t.cfg, path, overrides, n))
+        bad = fail_code() ? fail_code() : EXIT_USAGE;
+    else if (train(&t))
+        bad = fail_report("train");
     free(overrides);
     close_trainer(&t);
     return bad;

@@ -2,11 +2,12 @@
  * "emu". kernels.def declares a kernel once for all of them, so a backend that misses one fails to link.
  *
  * Canonical numerics, which every CPU backend keeps to the bit, whatever its vector width and number of threads:
- *   - a GEMM output is ONE chain over k = 0, 1, ... of acc = fma(a[k], b[k], acc), started at the value that stands in y;
- *   - a sum along a row (norm, dot, softmax denominator) uses 16 virtual lanes, lane i taking elements i, i+16, ..., and
- *     the fixed tree (l[i] + l[i+8]), then +4, +2, +1; a tail adds nothing to the missing lanes;
- *   - exp is the polynomial of ref_exp (ref.h), which is v16_exp (cpu/simd.h); other transcendental functions are tables
- *     of the host;
+ *   - a GEMM output is ONE chain over k = 0, 1, ... of acc = fma(a[k], b[k], acc), started at the value that stands in
+ * y;
+ *   - a sum along a row (norm, dot, softmax denominator) uses 16 virtual lanes, lane i taking elements i, i+16, ...,
+ * and the fixed tree (l[i] + l[i+8]), then +4, +2, +1; a tail adds nothing to the missing lanes;
+ *   - exp is the polynomial of ref_exp (ref.h), which is v16_exp (cpu/simd.h); other transcendental functions are
+ * tables of the host;
  *   - attention walks the row's own keys in blocks of ATTN_BLOCK counted from key 0 of the sequence;
  *   - the head walks the vocabulary in chunks of HEAD_CHUNK words counted from word 0, each row on its own: m' = max(m,
  *     logits), corr = exp(m - m'), p = exp(logit - m'), s = fma(s, corr, 16-lane sum of p), dh = dh * corr and then one
@@ -29,7 +30,12 @@ enum { ATTN_SCRATCH_FLOATS = 13 * ATTN_BLOCK * HEAD_DIM_MAX + 2 * ATTN_BLOCK * A
 typedef struct backend backend;
 
 /* Where a kernel runs. scratch is memory of backend_scratch(threads) bytes, 64-byte aligned, owned by the opener. */
-typedef struct kctx { const backend *be; int threads; char *scratch; size_t scratch_bytes; } kctx;
+typedef struct kctx {
+    const backend *be;
+    int threads;
+    char *scratch;
+    size_t scratch_bytes;
+} kctx;
 
 /* Which keys a query row sees. Query row i belongs to sequence s (start[s] <= i < start[s+1]) and is that sequence's
  * token number past[s] + i - start[s]; it sees keys 0 .. that number, at most `window` of them (0 = all).
@@ -45,7 +51,11 @@ typedef struct attn {
 } attn;
 
 /* Rotary tables: cos and sin [positions, dim / 2], made on the host; pairs are (i, i + dim/2) of each head (NEOX). */
-typedef struct rope { const float *cos, *sin; int dim; int64_t positions; } rope;
+typedef struct rope {
+    const float *cos, *sin;
+    int dim;
+    int64_t positions;
+} rope;
 
 typedef enum { ACT_SILU, ACT_GELU_TANH } activation;
 
@@ -59,7 +69,10 @@ typedef struct dropout {
 } dropout;
 
 /* Results of a step that the host reads one step late. */
-typedef struct step_sums { double loss, weight, sumsq; int64_t targets, nonfinite; } step_sums;
+typedef struct step_sums {
+    double loss, weight, sumsq;
+    int64_t targets, nonfinite;
+} step_sums;
 
 /* Doubles: 1 - 0.999f differs from 0.001 by 1e-5 of itself, and torch has no such error. */
 typedef struct adamw_hp {
@@ -73,11 +86,13 @@ typedef struct adamw_hp {
  * block may be shorter). The map is nf4_dynamic_map for the mean and adamw8_map for the mean square. Memory of zeros is
  * moments of zero. */
 enum { ADAMW8_BLOCK = 256 };
-typedef struct adamw8_tensor { int64_t begin, n, code, block; } adamw8_tensor; /* elements; its first code and scale */
+typedef struct adamw8_tensor {
+    int64_t begin, n, code, block;
+} adamw8_tensor; /* elements; its first code and scale */
 typedef struct adamw8 {
     const adamw8_tensor *tensor; /* [tensors], code and block ascending */
     int64_t tensors, blocks;
-    uint8_t *m, *v;          /* [sum of n] */
+    uint8_t *m, *v;           /* [sum of n] */
     float *m_scale, *v_scale; /* [blocks] */
 } adamw8;
 extern const float adamw8_map[256]; /* bitsandbytes' unsigned dynamic map, ascending from 0 to 1 */
@@ -91,13 +106,15 @@ struct backend {
 
 size_t backend_scratch(int threads); /* bytes that kctx.scratch must have */
 
-/* name: "auto" takes the best of this machine (or $PEFT_ISA); otherwise one of backend_names(). NULL after fail(EXIT_USAGE)
- * when unknown or not supported by this CPU. */
+/* name: "auto" takes the best of this machine (or $PEFT_ISA); otherwise one of backend_names(). NULL after
+ * fail(EXIT_USAGE) when unknown or not supported by this CPU. */
 const backend *backend_open(const char *name);
 const char *const *backend_names(void); /* NULL-terminated: those compiled in and supported here, "ref" first */
-/* Two overlays leave the canonical numerics by multiplying weights in bf16 (kernels/bf16/bf16.h): "avx512-bf16" and "amx".
- * backend_open takes their names, and "bf16" for the best of them, or fails likewise; backend_names has none of them. */
-const char *backend_for(const char *name, const char *compute_dtype); /* for backend_open; NULL after fail where they clash */
+/* Two overlays leave the canonical numerics by multiplying weights in bf16 (kernels/bf16/bf16.h): "avx512-bf16" and
+ * "amx". backend_open takes their names, and "bf16" for the best of them, or fails likewise; backend_names has none of
+ * them. */
+const char *backend_for(const char *name,
+                        const char *compute_dtype); /* for backend_open; NULL after fail where they clash */
 extern const backend backend_plan;
 
 #endif

@@ -26,7 +26,8 @@ static tensor *attention_block(tape *t, tensor *x, void *ctx) {
     tensor *qkv[3];
     tensor *h = op_rmsnorm(t, x, l->norm_in, (float)c->m->hp.norm_eps);
     proj_group(t, l->qkv, 3, h, c->b, qkv);
-    tensor *q = op_rope(t, qkv[0], c->b->pos, &c->m->rope), *k = op_rope(t, qkv[1], c->b->pos, &c->m->rope), *v = qkv[2];
+    tensor *q = op_rope(t, qkv[0], c->b->pos, &c->m->rope), *k = op_rope(t, qkv[1], c->b->pos, &c->m->rope),
+           *v = qkv[2];
     if (c->kv) through_cache(t, c, &k, &v);
     return proj_residual(t, &l->o, x, op_attention(t, q, k, v, c->a), c->b);
 }
@@ -43,15 +44,22 @@ static tensor *mlp_block(tape *t, tensor *x, void *ctx) {
 static const attn *attn_of(tape *t, const model *m, const batch *b, kv_cache *kv) {
     const hparams *hp = &m->hp;
     attn *a = tape_host(t, sizeof *a);
-    *a = (attn){.heads = (int)hp->heads, .kv_heads = (int)hp->kv_heads, .dim = (int)hp->head_dim, .scale = m->attn_scale,
-                .seqs = b->seqs, .start = b->start, .past = b->past, .first = kv ? kv->first : b->start};
+    *a = (attn){.heads = (int)hp->heads,
+                .kv_heads = (int)hp->kv_heads,
+                .dim = (int)hp->head_dim,
+                .scale = m->attn_scale,
+                .seqs = b->seqs,
+                .start = b->start,
+                .past = b->past,
+                .first = kv ? kv->first : b->start};
     for (int s = 0; kv && s < b->seqs; s++)
         for (int i = b->start[s]; i < b->start[s + 1]; i++) kv->row[i] = kv->first[s] + b->past[s] + i - b->start[s];
     return a;
 }
 
 tensor *model_forward(tape *t, const model *m, const batch *b, kv_cache *kv) {
-    CHECK(!kv || (b->rows <= kv->rows_max && b->seqs <= kv->seqs), "%d rows, %d sequences for the cache", b->rows, b->seqs);
+    CHECK(!kv || (b->rows <= kv->rows_max && b->seqs <= kv->seqs), "%d rows, %d sequences for the cache", b->rows,
+          b->seqs);
     tensor *x = op_embed(t, &m->embed, b->token, b->rows);
     const attn *a = attn_of(t, m, b, kv);
     for (int i = 0; i < m->hp.layers; i++) {

@@ -49,7 +49,8 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
     weight w;
     if (model_source_weight(ld->s, name, rows, cols, &w)) return -1;
     int heads = model_source_permuted(ld->s, name);
-    if (!ld->o->load_in_4bit) p->w = settle(ld, &w, heads);
+    if (!ld->o->load_in_4bit)
+        p->w = settle(ld, &w, heads);
     else if (!quant_cache_weight(ld->o->quant, p->name, rows, cols, &p->w)) {
         p->w = rows_nf4(&w, heads, ld->o->double_quant, ld->run);
         if (!ld->run->planning) file_drop(w.data, (uint64_t)weight_bytes(&w)); /* not read again */

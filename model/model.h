@@ -1,8 +1,8 @@
 /* A decoder-only transformer: a row of the family table, its weights, and one forward pass for all families.
  *
- * A model comes from a Hugging Face directory or a GGUF file; tensors are used where they lie in the mapping, in the format
- * of the file. What is made (NF4 codes, GGUF q/k rows in Hugging Face order, norms and rotary tables in fp32) lives in the
- * `run` arena. Row order is Hugging Face's everywhere. */
+ * A model comes from a Hugging Face directory or a GGUF file; tensors are used where they lie in the mapping, in the
+ * format of the file. What is made (NF4 codes, GGUF q/k rows in Hugging Face order, norms and rotary tables in fp32)
+ * lives in the `run` arena. Row order is Hugging Face's everywhere. */
 #ifndef PEFT_MODEL_MODEL_H
 #define PEFT_MODEL_MODEL_H
 
@@ -13,11 +13,11 @@
 
 /* One row per family (arch.c). What a family adds beyond the row is an op or a flag here, never a copied forward. */
 typedef struct family {
-    const char *name;         /* config.json model_type */
-    const char *class_name;   /* architectures[0] */
-    const char *gguf;         /* general.architecture */
+    const char *name;       /* config.json model_type */
+    const char *class_name; /* architectures[0] */
+    const char *gguf;       /* general.architecture */
     activation act;
-    bool gguf_permuted;       /* q and k rows of its GGUF files are interleaved (llama.cpp's converter) */
+    bool gguf_permuted; /* q and k rows of its GGUF files are interleaved (llama.cpp's converter) */
 } family;
 const family *family_by_name(const char *model_type);
 const family *family_by_gguf(const char *arch, uint64_t n);
@@ -44,7 +44,8 @@ void model_source_close(model_source *s);
 /* The stored tensor as a weight view in file order (GGUF q/k rows not yet un-permuted). -1: missing or misshapen. */
 int model_source_weight(const model_source *s, const char *hf_name, int64_t rows, int64_t cols, weight *w);
 bool model_source_has(const model_source *s, const char *hf_name);
-int model_source_permuted(const model_source *s, const char *hf_name); /* heads, for q and k of a permuted GGUF; else 0 */
+int model_source_permuted(const model_source *s,
+                          const char *hf_name); /* heads, for q and k of a permuted GGUF; else 0 */
 
 typedef struct layer {
     const float *norm_in, *norm_mid; /* [dim] */
@@ -57,35 +58,36 @@ typedef struct layer {
 typedef struct model {
     const family *fam;
     hparams hp;
-    weight embed, head;     /* [vocab, dim]; the same when tied */
-    const float *norm_out;  /* [dim] */
-    layer *layers;          /* heap */
+    weight embed, head;    /* [vocab, dim]; the same when tied */
+    const float *norm_out; /* [dim] */
+    layer *layers;         /* heap */
     rope rope;
     float attn_scale;       /* 1 / sqrt(head_dim) */
     proj_group_ref *groups; /* 4 per layer: qkv, o, gate_up, down */
     int n_groups;
-    char *nonfinite;        /* heap; "tensor 'x': row 3 holds NaN or infinities" of the first one, NULL: all are finite */
-    int first_trainable;    /* lowest block with an adapter, two blocks a layer: nothing below is recorded */
+    char *nonfinite;     /* heap; "tensor 'x': row 3 holds NaN or infinities" of the first one, NULL: all are finite */
+    int first_trainable; /* lowest block with an adapter, two blocks a layer: nothing below is recorded */
 } model;
 
 /* How the base is held. */
 typedef struct model_options {
-    bool load_in_4bit;   /* linear layers to NF4; embeddings and head stay as they are */
+    bool load_in_4bit; /* linear layers to NF4; embeddings and head stay as they are */
     bool double_quant;
-    int64_t positions;   /* rows of the rotary tables */
+    int64_t positions;               /* rows of the rotary tables */
     const struct quant_cache *quant; /* load_in_4bit: where the NF4 of an earlier start is; NULL: quantise into run */
 } model_options;
 
 /* Builds over `run`. With run->planning only sizes are taken and no data are read. */
 int model_open(model *m, const model_source *s, const model_options *o, arena *run);
 void model_close(model *m);
-int64_t model_params(const model *m);        /* elements, counted once when tied: PEFT's "all params" without the adapter */
-void model_find_trainable(model *m);         /* after adapter_attach: sets first_trainable */
+int64_t model_params(const model *m); /* elements, counted once when tied: PEFT's "all params" without the adapter */
+void model_find_trainable(model *m);  /* after adapter_attach: sets first_trainable */
 
-/* Hidden states [rows, dim] before the final norm. kv NULL: every sequence is whole and in the batch (training, scoring);
- * else keys and values are appended to the cache and read from it (b->past says how many are there). */
+/* Hidden states [rows, dim] before the final norm. kv NULL: every sequence is whole and in the batch (training,
+ * scoring); else keys and values are appended to the cache and read from it (b->past says how many are there). */
 tensor *model_forward(tape *t, const model *m, const batch *b, kv_cache *kv);
-/* Rows with targets through the final norm and the head: adds to sums, writes logprob [targets]. rows [targets] out: which. */
+/* Rows with targets through the final norm and the head: adds to sums, writes logprob [targets]. rows [targets] out:
+ * which. */
 void model_loss(tape *t, const model *m, tensor *h, const batch *b, int32_t *rows, int32_t *target, float *weight,
                 float *logprob, step_sums *sums);
 /* logits [n, vocab] of chosen rows of h. */

@@ -144,7 +144,8 @@ static int check_bytes(const quant_cache *q, bool twice, const void *const (*dat
         uint64_t want;
         part_sizes(&q->modules[i], twice, sizes);
         memcpy(&want, sums->data + 8 * i, 8);
-        if (checksum(data[i], sizes) != want && i < wrong) wrong = i;
+        bool same = checksum(data[i], sizes) == want;
+        if (!same && i < wrong) wrong = i;
         file_drop(data[i][CODES], part_bytes(CODES, sizes));
     }
     return wrong == q->n ? 0

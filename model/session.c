@@ -18,14 +18,17 @@ int session_plan(session *s, bool half) {
 }
 
 int session_open(session *s, const session *planned, const char *backend_name, int threads) {
-    *s = (session){.k = {.be = backend_open(backend_name), .threads = threads ? threads : omp_get_num_procs()}, .half = planned->half};
+    *s = (session){.k = {.be = backend_open(backend_name), .threads = threads ? threads : omp_get_num_procs()},
+                   .half = planned->half};
     if (!s->k.be) return -1;
     if (s->k.threads > THREADS_MAX) s->k.threads = THREADS_MAX;
     s->k.scratch_bytes = (backend_scratch(s->k.threads) + 63) / 64 * 64;
     s->k.scratch = aligned_alloc(64, s->k.scratch_bytes);
     if (!s->k.scratch) return fail(EXIT_MEMORY, "memory for kernel scratch: %zu bytes", s->k.scratch_bytes);
     return arena_open(&s->run, "run", planned->run.peak) || arena_open(&s->act, "act", planned->act.peak) ||
-                   arena_open(&s->tmp, "tmp", planned->tmp.peak) || arena_open(&s->window, "window", planned->window.peak) || arena_open(&s->host, "host", planned->host.peak)
+                   arena_open(&s->tmp, "tmp", planned->tmp.peak) ||
+                   arena_open(&s->window, "window", planned->window.peak) ||
+                   arena_open(&s->host, "host", planned->host.peak)
                ? -1
                : 0;
 }
@@ -38,7 +41,8 @@ void session_close(session *s) {
     *s = (session){0};
 }
 
-int session_load(session *s, const model_source *src, const model_options *o, lora_config *lora, uint64_t seed, bool trainable) {
+int session_load(session *s, const model_source *src, const model_options *o, lora_config *lora, uint64_t seed,
+                 bool trainable) {
     if (model_open(&s->m, src, o, &s->run)) return -1;
     if (!lora) return 0;
     if (adapter_attach(&s->ad, lora, s->m.groups, s->m.n_groups, seed, trainable, &s->run)) return -1;
@@ -58,9 +62,12 @@ tokenizer *model_tokenizer(const model_source *src, const char *other) {
         fail(EXIT_USAGE, "tokenizer: '%s' is not a directory", other);
         return NULL;
     }
-    tokenizer *t = other ? tokenizer_open_dir(other) : src->is_gguf ? tokenizer_open_gguf(&src->g) : tokenizer_open_dir(src->path);
+    tokenizer *t = other          ? tokenizer_open_dir(other)
+                   : src->is_gguf ? tokenizer_open_gguf(&src->g)
+                                  : tokenizer_open_dir(src->path);
     if (!t || tokenizer_vocab(t) <= src->hp.vocab) return t;
-    fail(EXIT_INPUT, "%s: the tokenizer has %d tokens, but the model's embedding has %ld rows: they do not belong together",
+    fail(EXIT_INPUT,
+         "%s: the tokenizer has %d tokens, but the model's embedding has %ld rows: they do not belong together",
          other ? other : src->path, tokenizer_vocab(t), (long)src->hp.vocab);
     tokenizer_close(t);
     return NULL;

@@ -43,12 +43,13 @@ int counted_log_step(train_log *l, const train_row *r) {
     return bad;
 }
 
-static const char base_yaml[] = "base_model: tests/golden/tiny_llama\n"
-                                "lora_model_dir: " TINY "adapter_init\n"
-                                "datasets:\n  - path: " TINY "rows.jsonl\n    type: tokenized\n"
-                                "shuffle_merged_datasets: false\nsequence_len: 128\nmicro_batch_size: 2\n"
-                                "gradient_accumulation_steps: 2\nlearning_rate: 1e-3\nlr_scheduler: cosine\nwarmup_steps: 3\n"
-                                "max_steps: 20\nweight_decay: 0.01\nmax_grad_norm: 0.5\nsave_steps: 1000\n";
+static const char base_yaml[] =
+    "base_model: tests/golden/tiny_llama\n"
+    "lora_model_dir: " TINY "adapter_init\n"
+    "datasets:\n  - path: " TINY "rows.jsonl\n    type: tokenized\n"
+    "shuffle_merged_datasets: false\nsequence_len: 128\nmicro_batch_size: 2\n"
+    "gradient_accumulation_steps: 2\nlearning_rate: 1e-3\nlr_scheduler: cosine\nwarmup_steps: 3\n"
+    "max_steps: 20\nweight_decay: 0.01\nmax_grad_norm: 0.5\nsave_steps: 1000\n";
 
 /* Runs ./train on base_yaml with space-separated overrides; output to DIR/NAME, what it prints to DIR/NAME.log. */
 static int run_train(const char *name, const char *overrides) {
@@ -94,8 +95,8 @@ static void expect_ok(const char *name, const char *overrides) {
 
 static double real(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }
 
-/* The first keys_n of loss, gradient norm and what is exact, within a relative error. Where both compute in fp32 with fp32
- * optimiser state what differs is the order of sums: 1e-5 where 1e-3 is promised. */
+/* The first keys_n of loss, gradient norm and what is exact, within a relative error. Where both compute in fp32 with
+ * fp32 optimiser state what differs is the order of sums: 1e-5 where 1e-3 is promised. */
 static void check_curve(const char *name, const char *golden, double error, int keys_n) {
     size_t n;
     char path[96], *text = read_text(name, "metrics.jsonl", &n), *line = text;
@@ -109,8 +110,10 @@ static void check_curve(const char *name, const char *golden, double error, int 
         static const char *const keys[] = {"loss", "grad_norm", "learning_rate", "target_tokens", "tokens"};
         for (int k = 0; k < keys_n; k++)
             if (!(fabs(real(row, keys[k]) - real(want, keys[k])) <= error * fabs(real(want, keys[k])) + 1e-12))
-                fail_msg("%s, step %zu: %s %.9g, expected %.9g", golden, i + 1, keys[k], real(row, keys[k]), real(want, keys[k]));
-        assert_true(real(row, "step") == (double)i + 1 && real(row, "peak_rss_bytes") > 0 && real(row, "tokens_per_second") > 0);
+                fail_msg("%s, step %zu: %s %.9g, expected %.9g", golden, i + 1, keys[k], real(row, keys[k]),
+                         real(want, keys[k]));
+        assert_true(real(row, "step") == (double)i + 1 && real(row, "peak_rss_bytes") > 0 &&
+                    real(row, "tokens_per_second") > 0);
         json_decref(row);
         line = end + 1;
     }
@@ -132,7 +135,8 @@ static void check_tensors(const char *a_path, const char *b_path, double error) 
             memcpy(&x, t->data + j, 4), memcpy(&y, b.tensors[i].data + j, 4);
             difference += ((double)x - (double)y) * ((double)x - (double)y), norm += (double)y * (double)y;
         }
-        if (!(sqrt(difference) <= error * sqrt(norm) + 1e-12)) fail_msg("'%s': %g of %g", t->name, sqrt(difference), sqrt(norm));
+        if (!(sqrt(difference) <= error * sqrt(norm) + 1e-12))
+            fail_msg("'%s': %g of %g", t->name, sqrt(difference), sqrt(norm));
     }
     safetensors_close(&a), safetensors_close(&b);
 }
@@ -170,7 +174,8 @@ static void same_adapter(const char *a, const char *b) {
 /* Dropout, packing, several epochs in shuffled order: still one hash. */
 static void test_one_hash(void **state) {
     (void)state;
-#define HARD "--adapter=qlora --lora_dropout=0.1 --sample_packing=true --sequence_len=64 --shuffle_merged_datasets=true --max_steps=8 "
+#define HARD                                                                                                           \
+    "--adapter=qlora --lora_dropout=0.1 --sample_packing=true --sequence_len=64 --shuffle_merged_datasets=true --max_steps=8 "
     expect_ok("one", HARD "--threads=1");
     expect_ok("two", HARD "--threads=2");
     same_adapter("one", "two");
@@ -184,7 +189,8 @@ static void test_one_hash(void **state) {
     }
     expect_ok("seed", HARD "--seed=43");
     size_t n;
-    char *x = read_text("one", "adapter_model.safetensors", &n), *y = read_text("seed", "adapter_model.safetensors", &n);
+    char *x = read_text("one", "adapter_model.safetensors", &n),
+         *y = read_text("seed", "adapter_model.safetensors", &n);
     assert_true(memcmp(x, y, n)); /* the seed does reach order and dropout */
     free(x), free(y);
 }
@@ -253,14 +259,16 @@ static void test_bf16(void **state) {
     same_adapter("bf16", "bf16_again");
     expect_ok("fp32", "--adapter=qlora");
     size_t n, m;
-    char *x = read_text("bf16", "adapter_model.safetensors", &n), *y = read_text("fp32", "adapter_model.safetensors", &m);
+    char *x = read_text("bf16", "adapter_model.safetensors", &n),
+         *y = read_text("fp32", "adapter_model.safetensors", &m);
     assert_true(n != m || memcmp(x, y, n)); /* it did compute in bf16 */
     free(x), free(y);
 }
 
 static void test_no_allocation(void **state) {
     (void)state;
-    no_allocation("--sample_packing=true --sequence_len=64 --lora_dropout=0.1 --adapter=qlora --threads=2 --max_steps=20");
+    no_allocation(
+        "--sample_packing=true --sequence_len=64 --lora_dropout=0.1 --adapter=qlora --threads=2 --max_steps=20");
     no_allocation(WIDE "--optimizer=adamw_8bit --threads=2 --max_steps=20");
 }
 
@@ -318,9 +326,9 @@ static int remove_dir(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lora),          cmocka_unit_test(test_qlora),
-                                       cmocka_unit_test(test_one_hash), cmocka_unit_test(test_bf16),      cmocka_unit_test(test_adamw_8bit),
-                                       cmocka_unit_test(test_no_allocation), cmocka_unit_test(test_eval_and_saves),
-                                       cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lora),           cmocka_unit_test(test_qlora),
+                                       cmocka_unit_test(test_one_hash),       cmocka_unit_test(test_bf16),
+                                       cmocka_unit_test(test_adamw_8bit),     cmocka_unit_test(test_no_allocation),
+                                       cmocka_unit_test(test_eval_and_saves), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("train", tests, make_dir, remove_dir);
 }
