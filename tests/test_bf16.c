@@ -179,7 +179,7 @@ static void expect_head(const head_case *c, const float *logprob, mat dh, int64_
         if (z[v] > max) max = z[v];
     }
     for (int64_t v = 0; v < words; v++) sum += exp(z[v] - max);
-    /* cppcheck-suppress invalidFunctionArg  (the sum holds at least exp(0)) */
+    /* cppcheck-suppress invalidFunctionArg ; the sum holds at least exp(0) */
     const double want = z[c->target[i]] - max - log(sum);
     if (!(fabs((double)logprob[i] - want) <= 2e-5 * (1 + fabs(max))))
         fail_msg("row %ld: %.9g, expected %.9g", (long)i, (double)logprob[i], want);
