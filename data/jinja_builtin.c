@@ -36,8 +36,8 @@ jval jinja_call_builtin(jrun *r, const jbuiltin *b, jval self, const jargs *args
     for (int i = 0; i < args->n; i++) arg[i] = args->at[i];
     for (int k = 0; k < args->n_names; k++) {
         int i = param_index(b->params, args->names[k]);
-        if (i < 0) jinja_stop(&r->mem, "'%s' has no argument '%.60s'", b->name, args->names[k]->p);
-        if (arg[i].type != J_ABSENT) jinja_stop(&r->mem, "argument '%.60s' is given twice", args->names[k]->p);
+        const char *wrong = i < 0 ? "is unknown" : arg[i].type != J_ABSENT ? "is given twice" : NULL;
+        if (wrong) jinja_stop(&r->mem, "argument '%.60s' of '%s' %s", args->names[k]->p, b->name, wrong);
         arg[i] = args->at[args->n + k];
     }
     for (int i = 0; i < b->required; i++)
@@ -258,7 +258,7 @@ BUILTIN(m_reset) {
 BUILTIN(m_cycle) {
     UNUSED;
     if (!all->n || all->n_names) jinja_stop(&r->mem, "loop.cycle needs items");
-    return all->at[v.u.loop->index0 % all->n];
+    return all->n > 0 ? all->at[v.u.loop->index0 % all->n] : j_none();
 }
 
 BUILTIN(m_changed) {
