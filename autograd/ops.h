@@ -15,6 +15,8 @@ tensor *op_add(tape *t, tensor *x, tensor *z);
 tensor *op_gather(tape *t, tensor *x, const int32_t *row, int n);
 /* y = x / rms(x) * g; transient. */
 tensor *op_rmsnorm(tape *t, tensor *x, const float *g, float eps);
+/* op_rmsnorm of every run of dim columns (a head) by itself, g [dim]. Not transient: y may be rotated in place. */
+tensor *op_head_norm(tape *t, tensor *x, const float *g, int dim, float eps);
 /* Rotates in place: y shares x's memory, x must have no other reader. */
 tensor *op_rope(tape *t, tensor *x, const int32_t *pos, const rope *r);
 /* o = softmax(scale q k^T) v. In training k and v are rows of the batch; with a cache they are its memory (see attn).

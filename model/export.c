@@ -47,7 +47,9 @@ typedef struct {
 /* ---- what to write ---- */
 
 static const proj *proj_named(const model *m, const char *tensor) {
-    size_t n = strlen(tensor) - strlen(".weight");
+    const char *kind = strrchr(tensor, '.');
+    size_t n = (size_t)(kind - tensor);
+    if (strcmp(kind, ".weight") != 0) return NULL;
     for (int g = 0; g < m->n_groups; g++)
         for (int i = 0; i < m->groups[g].n; i++)
             if (strlen(m->groups[g].p[i].name) == n && !memcmp(m->groups[g].p[i].name, tensor, n))
@@ -55,15 +57,15 @@ static const proj *proj_named(const model *m, const char *tensor) {
     return NULL;
 }
 
-static void add_item(exporter *e, const char *name) {
+static void add_item(exporter *e, int pattern, const char *name) {
     item it = {.p = proj_named(e->m, name)};
-    const hparams *hp = &e->s->hp;
-    if (!model_source_has(e->s, name) || (hp->tied && !strcmp(name, "lm_head.weight"))) return;
+    if (!model_source_has(e->s, name) || !name_used(pattern, e->s->fam->has) ||
+        (e->s->hp.tied && !strcmp(name, "lm_head.weight")))
+        return;
     size_t n = strlen(name) + 1;
     CHECK(n <= sizeof it.name, "tensor name '%s'", name);
     memcpy(it.name, name, n);
-    bool table = !strcmp(name, "model.embed_tokens.weight") || !strcmp(name, "lm_head.weight");
-    it.rows = it.p ? it.p->w.rows : table ? hp->vocab : 0, it.cols = it.p ? it.p->w.cols : hp->dim;
+    model_source_shape(e->s, pattern, &it.rows, &it.cols);
     e->items = xrealloc(e->items, (size_t)e->n + 1, sizeof *e->items);
     e->items[e->n++] = it;
 }
@@ -72,10 +74,10 @@ static void list_items(exporter *e) {
     char name[160];
     bool layered;
     for (int i = 0; name_hf(i, 0, name, sizeof name, &layered); i++)
-        if (!layered) add_item(e, name);
+        if (!layered) add_item(e, i, name);
     for (int layer = 0; layer < e->s->hp.layers; layer++)
         for (int i = 0; name_hf(i, layer, name, sizeof name, &layered); i++)
-            if (layered) add_item(e, name);
+            if (layered) add_item(e, i, name);
 }
 
 static uint64_t item_bytes(const exporter *e, const item *it) {

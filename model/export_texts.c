@@ -1,5 +1,6 @@
 /* The text files of a merged model's directory: those of a Hugging Face source as they are, except what the weights'
- * new type changes in config.json; those of a GGUF file made from its keys (transformers' LlamaConfig). */
+ * new type changes in config.json; those of a GGUF file made from its keys (transformers' configuration
+ * classes). */
 #include "core/error.h"
 #include "core/json.h"
 #include "data/tokenizer_write.h"
@@ -104,6 +105,9 @@ static int config_of_gguf(const model_source *s, st_dtype dtype, file_set *set) 
                           "rope_theta", float_number(hp->rope_theta), "tie_word_embeddings", hp->tied, "use_cache", 1,
                           "vocab_size", (json_int_t)hp->vocab);
     CHECK(o, "json_pack of config.json");
+    if (s->fam->window == WINDOW_ALL)
+        json_object_set_new(o, "sliding_window", hp->window ? json_integer(hp->window) : json_null());
+    if (s->fam->has & HAS_QKV_BIAS) json_object_del(o, "attention_bias"); /* its class always has them on q, k, v */
     set_dtype(o, dtype);
     int bad = set_id(o, "bos_token_id", &s->g, "tokenizer.ggml.bos_token_id", hp->vocab) ||
               set_id(o, "eos_token_id", &s->g, "tokenizer.ggml.eos_token_id", hp->vocab) ||

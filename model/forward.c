@@ -26,8 +26,10 @@ static tensor *attention_block(tape *t, tensor *x, void *ctx) {
     tensor *qkv[3];
     tensor *h = op_rmsnorm(t, x, l->norm_in, (float)c->m->hp.norm_eps);
     proj_group(t, l->qkv, 3, h, c->b, qkv);
-    tensor *q = op_rope(t, qkv[0], c->b->pos, &c->m->rope), *k = op_rope(t, qkv[1], c->b->pos, &c->m->rope),
-           *v = qkv[2];
+    tensor *q = qkv[0], *k = qkv[1], *v = qkv[2];
+    if (l->norm_q) q = op_head_norm(t, q, l->norm_q, c->a->dim, (float)c->m->hp.norm_eps);
+    if (l->norm_k) k = op_head_norm(t, k, l->norm_k, c->a->dim, (float)c->m->hp.norm_eps);
+    q = op_rope(t, q, c->b->pos, &c->m->rope), k = op_rope(t, k, c->b->pos, &c->m->rope);
     if (c->kv) through_cache(t, c, &k, &v);
     return proj_residual(t, &l->o, x, op_attention(t, q, k, v, c->a), c->b);
 }
@@ -41,30 +43,36 @@ static tensor *mlp_block(tape *t, tensor *x, void *ctx) {
     return proj_residual(t, &l->down, x, op_glu(t, gate_up[0], gate_up[1], c->m->fam->act), c->b);
 }
 
-static const attn *attn_of(tape *t, const model *m, const batch *b, kv_cache *kv) {
+static const attn *attn_of(tape *t, const model *m, const batch *b, const kv_cache *kv, int64_t window) {
     const hparams *hp = &m->hp;
     attn *a = tape_host(t, sizeof *a);
     *a = (attn){.heads = (int)hp->heads,
                 .kv_heads = (int)hp->kv_heads,
                 .dim = (int)hp->head_dim,
                 .scale = m->attn_scale,
+                .window = (int)window,
                 .seqs = b->seqs,
                 .start = b->start,
                 .past = b->past,
                 .first = kv ? kv->first : b->start};
-    for (int s = 0; kv && s < b->seqs; s++)
-        for (int i = b->start[s]; i < b->start[s + 1]; i++) kv->row[i] = kv->first[s] + b->past[s] + i - b->start[s];
     return a;
+}
+
+/* Where the batch's keys and values go in the cache. */
+static void cache_rows(const batch *b, kv_cache *kv) {
+    for (int s = 0; s < b->seqs; s++)
+        for (int i = b->start[s]; i < b->start[s + 1]; i++) kv->row[i] = kv->first[s] + b->past[s] + i - b->start[s];
 }
 
 tensor *model_forward(tape *t, const model *m, const batch *b, kv_cache *kv) {
     CHECK(!kv || (b->rows <= kv->rows_max && b->seqs <= kv->seqs), "%d rows, %d sequences for the cache", b->rows,
           b->seqs);
     tensor *x = op_embed(t, &m->embed, b->token, b->rows);
-    const attn *a = attn_of(t, m, b, kv);
+    const attn *whole = attn_of(t, m, b, kv, 0), *near = m->hp.window ? attn_of(t, m, b, kv, m->hp.window) : whole;
+    if (kv) cache_rows(b, kv);
     for (int i = 0; i < m->hp.layers; i++) {
         layer_ctx *c = tape_host(t, sizeof *c);
-        *c = (layer_ctx){m, &m->layers[i], b, a, kv, i};
+        *c = (layer_ctx){m, &m->layers[i], b, i < m->hp.window_from ? whole : near, kv, i};
         x = tape_segment(t, attention_block, c, x, 2 * i >= m->first_trainable);
         x = tape_segment(t, mlp_block, c, x, 2 * i + 1 >= m->first_trainable);
     }

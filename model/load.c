@@ -59,7 +59,7 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
     return 0;
 }
 
-static int load_norm(const loader *ld, const float **g, const char *name, int64_t n) {
+static int load_vector(const loader *ld, const float **g, const char *name, int64_t n) {
     weight w;
     if (model_source_weight(ld->s, name, 0, n, &w)) return -1;
     float *f = arena_array(ld->run, (size_t)n, sizeof *f);
@@ -73,7 +73,22 @@ static int load_norm(const loader *ld, const float **g, const char *name, int64_
 static int load_layer_norm(const loader *ld, const float **g, int layer, const char *what, int64_t n) {
     char name[256];
     snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, what);
-    return load_norm(ld, g, name, n);
+    return load_vector(ld, g, name, n);
+}
+
+/* What the family's layers have beyond llama's. */
+static int load_extras(const loader *ld, layer *l, int i) {
+    unsigned has = ld->s->fam->has;
+    for (int p = 0; p < 3 && has & HAS_QKV_BIAS; p++) {
+        char name[256];
+        snprintf(name, sizeof name, "%s.bias", l->qkv[p].name);
+        if (load_vector(ld, &l->qkv[p].bias, name, l->qkv[p].w.rows)) return -1;
+    }
+    if (!(has & HAS_HEAD_NORM)) return 0;
+    return load_layer_norm(ld, &l->norm_q, i, "self_attn.q_norm", ld->s->hp.head_dim) ||
+                   load_layer_norm(ld, &l->norm_k, i, "self_attn.k_norm", ld->s->hp.head_dim)
+               ? -1
+               : 0;
 }
 
 static int load_layer(const loader *ld, layer *l, int i) {
@@ -87,7 +102,7 @@ static int load_layer(const loader *ld, layer *l, int i) {
                    load_layer_norm(ld, &l->norm_mid, i, "post_attention_layernorm", hp->dim) ||
                    load_proj(ld, &l->gate_up[0], i, "mlp.gate_proj", hp->ffn, hp->dim) ||
                    load_proj(ld, &l->gate_up[1], i, "mlp.up_proj", hp->ffn, hp->dim) ||
-                   load_proj(ld, &l->down, i, "mlp.down_proj", hp->dim, hp->ffn)
+                   load_proj(ld, &l->down, i, "mlp.down_proj", hp->dim, hp->ffn) || load_extras(ld, l, i)
                ? -1
                : 0;
 }
@@ -136,7 +151,7 @@ int model_open(model *m, const model_source *s, const model_options *o, arena *r
         m->head = settle(&ld, &w, 0);
         check_finite(&ld, "lm_head.weight", &w, &m->head);
     }
-    if (load_norm(&ld, &m->norm_out, "model.norm.weight", m->hp.dim)) return -1;
+    if (load_vector(&ld, &m->norm_out, "model.norm.weight", m->hp.dim)) return -1;
     for (int64_t i = 0; i < m->hp.layers; i++)
         if (load_layer(&ld, &m->layers[i], (int)i)) return -1;
     make_rope(m, o->positions, run);
@@ -157,9 +172,12 @@ void model_close(model *m) {
 int64_t model_params(const model *m) {
     int64_t n = m->embed.rows * m->embed.cols + m->hp.dim;
     if (m->head.data != m->embed.data) n += m->head.rows * m->head.cols;
-    n += m->hp.layers * 2 * m->hp.dim;
+    n += m->hp.layers * 2 * (m->hp.dim + (m->fam->has & HAS_HEAD_NORM ? m->hp.head_dim : 0));
     for (int g = 0; g < m->n_groups; g++)
-        for (int i = 0; i < m->groups[g].n; i++) n += m->groups[g].p[i].w.rows * m->groups[g].p[i].w.cols;
+        for (int i = 0; i < m->groups[g].n; i++) {
+            const proj *p = &m->groups[g].p[i];
+            n += p->w.rows * p->w.cols + (p->bias ? p->w.rows : 0);
+        }
     return n;
 }
 

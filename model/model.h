@@ -9,7 +9,12 @@
 #include "core/gguf.h"
 #include "core/safetensors.h"
 #include "model/kv_cache.h"
+#include "model/names.h"
 #include "peft/adapter.h"
+
+/* Which layers let a token see only the nearest keys: none; all (config.json's sliding_window); the last ones
+ * (use_sliding_window, max_window_layers, layer_types). */
+typedef enum { WINDOW_NONE, WINDOW_ALL, WINDOW_LAST } window_kind;
 
 /* One row per family (arch.c). What a family adds beyond the row is an op or a flag here, never a copied forward. */
 typedef struct family {
@@ -18,14 +23,19 @@ typedef struct family {
     const char *gguf;       /* general.architecture */
     activation act;
     bool gguf_permuted; /* q and k rows of its GGUF files are interleaved (llama.cpp's converter) */
+    unsigned has;       /* tensors beyond llama's (names.h) */
+    window_kind window;
+    int64_t kv_heads, head_dim, context; /* where config.json is silent; 0: heads, hidden size / heads */
 } family;
 const family *family_by_name(const char *model_type);
 const family *family_by_gguf(const char *arch, uint64_t n);
+const family *family_windowed(const family *f); /* the row of the same GGUF architecture with WINDOW_ALL, or NULL */
 void family_list(char *buf, size_t size, bool gguf); /* "llama, mistral": for messages */
 
 /* Hyperparameters, as config.json or GGUF keys give them; all checked. */
 typedef struct hparams {
     int64_t vocab, dim, ffn, layers, heads, kv_heads, head_dim, context;
+    int64_t window, window_from; /* keys that a token sees from this layer on; window 0: all, in every layer */
     double norm_eps, rope_theta;
     bool tied; /* the head is the embedding */
 } hparams;
@@ -44,11 +54,14 @@ void model_source_close(model_source *s);
 /* The stored tensor as a weight view in file order (GGUF q/k rows not yet un-permuted). -1: missing or misshapen. */
 int model_source_weight(const model_source *s, const char *hf_name, int64_t rows, int64_t cols, weight *w);
 bool model_source_has(const model_source *s, const char *hf_name);
+/* Of the tensors that names.h's pattern stands for; rows 0: a vector. */
+void model_source_shape(const model_source *s, int pattern, int64_t *rows, int64_t *cols);
 int model_source_permuted(const model_source *s,
                           const char *hf_name); /* heads, for q and k of a permuted GGUF; else 0 */
 
 typedef struct layer {
     const float *norm_in, *norm_mid; /* [dim] */
+    const float *norm_q, *norm_k;    /* [head_dim], for every head alike, or NULL */
     proj qkv[3];                     /* q [heads * head_dim, dim], k and v [kv_heads * head_dim, dim] */
     proj o;                          /* [dim, heads * head_dim] */
     proj gate_up[2];                 /* [ffn, dim] */

@@ -7,19 +7,25 @@
 static const struct {
     const char *hf, *gguf;
     name_size rows, cols;
+    unsigned needs; /* bits of a family's `has`; 0: in every family */
 } names[] = {
-    {"model.embed_tokens.weight", "token_embd.weight", SIZE_VOCAB, SIZE_DIM},
-    {"model.norm.weight", "output_norm.weight", SIZE_NONE, SIZE_DIM},
-    {NAME_HEAD, "output.weight", SIZE_VOCAB, SIZE_DIM},
-    {"model.layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight", SIZE_NONE, SIZE_DIM},
-    {"model.layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight", SIZE_Q, SIZE_DIM},
-    {"model.layers.{}.self_attn.k_proj.weight", "blk.{}.attn_k.weight", SIZE_KV, SIZE_DIM},
-    {"model.layers.{}.self_attn.v_proj.weight", "blk.{}.attn_v.weight", SIZE_KV, SIZE_DIM},
-    {"model.layers.{}.self_attn.o_proj.weight", "blk.{}.attn_output.weight", SIZE_DIM, SIZE_Q},
-    {"model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", SIZE_NONE, SIZE_DIM},
-    {"model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight", SIZE_FFN, SIZE_DIM},
-    {"model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight", SIZE_FFN, SIZE_DIM},
-    {"model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight", SIZE_DIM, SIZE_FFN},
+    {"model.embed_tokens.weight", "token_embd.weight", SIZE_VOCAB, SIZE_DIM, 0},
+    {"model.norm.weight", "output_norm.weight", SIZE_NONE, SIZE_DIM, 0},
+    {NAME_HEAD, "output.weight", SIZE_VOCAB, SIZE_DIM, 0},
+    {"model.layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight", SIZE_NONE, SIZE_DIM, 0},
+    {"model.layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight", SIZE_Q, SIZE_DIM, 0},
+    {"model.layers.{}.self_attn.k_proj.weight", "blk.{}.attn_k.weight", SIZE_KV, SIZE_DIM, 0},
+    {"model.layers.{}.self_attn.v_proj.weight", "blk.{}.attn_v.weight", SIZE_KV, SIZE_DIM, 0},
+    {"model.layers.{}.self_attn.o_proj.weight", "blk.{}.attn_output.weight", SIZE_DIM, SIZE_Q, 0},
+    {"model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", SIZE_NONE, SIZE_DIM, 0},
+    {"model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight", SIZE_FFN, SIZE_DIM, 0},
+    {"model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight", SIZE_FFN, SIZE_DIM, 0},
+    {"model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight", SIZE_DIM, SIZE_FFN, 0},
+    {"model.layers.{}.self_attn.q_proj.bias", "blk.{}.attn_q.bias", SIZE_NONE, SIZE_Q, HAS_QKV_BIAS},
+    {"model.layers.{}.self_attn.k_proj.bias", "blk.{}.attn_k.bias", SIZE_NONE, SIZE_KV, HAS_QKV_BIAS},
+    {"model.layers.{}.self_attn.v_proj.bias", "blk.{}.attn_v.bias", SIZE_NONE, SIZE_KV, HAS_QKV_BIAS},
+    {"model.layers.{}.self_attn.q_norm.weight", "blk.{}.attn_q_norm.weight", SIZE_NONE, SIZE_HEAD, HAS_HEAD_NORM},
+    {"model.layers.{}.self_attn.k_norm.weight", "blk.{}.attn_k_norm.weight", SIZE_NONE, SIZE_HEAD, HAS_HEAD_NORM},
 };
 
 /* Matches name against a pattern with at most one {}; the number goes to *layer (-1 when the pattern has none,
@@ -61,9 +67,11 @@ bool name_hf(int pattern, int layer, char *out, size_t size, bool *layered) {
     return true;
 }
 
-bool name_known(const char *name, bool gguf, int *layer) {
+bool name_used(int pattern, unsigned has) { return !(names[pattern].needs & ~has); }
+
+bool name_known(const char *name, bool gguf, unsigned has, int *layer) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (match(gguf ? names[i].gguf : names[i].hf, name, layer)) return true;
+        if (name_used((int)i, has) && match(gguf ? names[i].gguf : names[i].hf, name, layer)) return true;
     return false;
 }
 

@@ -29,6 +29,7 @@ static const char *const size_names[SIZES][2] = {
     [SIZE_FFN] = {"intermediate_size", "feed_forward_length"},
     [SIZE_Q] = {"num_attention_heads * head_dim", "attention.head_count * attention.key_length"},
     [SIZE_KV] = {"num_key_value_heads * head_dim", "attention.head_count_kv * attention.key_length"},
+    [SIZE_HEAD] = {"head_dim", "attention.key_length"},
 };
 
 static const char *key_name(const model_source *s, hparam_key key, char buf[static 96]) {
@@ -154,8 +155,14 @@ int model_source_weight(const model_source *s, const char *hf_name, int64_t rows
 
 static int64_t size_value(const hparams *hp, name_size size) {
     const int64_t values[SIZES] = {
-        0, hp->vocab, hp->dim, hp->ffn, hp->heads * hp->head_dim, hp->kv_heads * hp->head_dim};
+        0, hp->vocab, hp->dim, hp->ffn, hp->heads * hp->head_dim, hp->kv_heads * hp->head_dim, hp->head_dim};
     return values[size];
+}
+
+void model_source_shape(const model_source *s, int pattern, int64_t *rows, int64_t *cols) {
+    name_size r, c;
+    name_shape(pattern, &r, &c);
+    *rows = size_value(&s->hp, r), *cols = size_value(&s->hp, c);
 }
 
 static int fail_missing(const model_source *s, const char *name, bool layered) {
@@ -184,7 +191,7 @@ static int check_needed(const model_source *s) {
     char name[256];
     bool layered;
     for (int i = 0; name_hf(i, 0, name, sizeof name, &layered); i++) {
-        if (s->hp.tied && !strcmp(name, NAME_HEAD)) continue;
+        if ((s->hp.tied && !strcmp(name, NAME_HEAD)) || !name_used(i, s->fam->has)) continue;
         for (int layer = 0; layer < (layered ? s->hp.layers : 1); layer++)
             if (check_pattern(s, i, layer)) return -1;
     }
@@ -195,7 +202,7 @@ static int check_needed(const model_source *s) {
 static int check_extra(const model_source *s, const char *name, bool *used) {
     char key[96];
     int layer;
-    *used = name_known(name, s->is_gguf, &layer);
+    *used = name_known(name, s->is_gguf, s->fam->has, &layer);
     if (*used && layer >= s->hp.layers)
         return fail(EXIT_INPUT, "%s: tensor '%s' is beyond the last layer: '%s' is %ld", s->path, name,
                     key_name(s, KEY_LAYERS, key), (long)s->hp.layers);

@@ -65,9 +65,10 @@ static int read_rope(const char *where, const json_t *cfg, hparams *hp) {
 
 /* ---- the rest ---- */
 
-static int refuse_flags(const char *where, const json_t *cfg) {
+/* Qwen2's class has its biases whatever the file says of them. */
+static int refuse_flags(const char *where, const json_t *cfg, const family *fam) {
     static const char *const flags[] = {"attention_bias", "mlp_bias"};
-    for (int i = 0; i < 2; i++) {
+    for (int i = fam->has & HAS_QKV_BIAS ? 1 : 0; i < 2; i++) {
         bool on;
         if (json_get_bool_or(where, cfg, flags[i], false, &on)) return -1;
         if (on) return fail(EXIT_INPUT, "%s: key '%s': true is not supported for this family", where, flags[i]);
@@ -87,17 +88,66 @@ static int refuse_flags(const char *where, const json_t *cfg) {
 }
 
 /* Required keys are read from cfg, where null is a wrong type; the others from what is left without nulls. */
-static int read_sizes(const char *where, const json_t *cfg, const json_t *given, hparams *hp) {
+static int read_sizes(const char *where, const json_t *cfg, const json_t *given, const family *fam, hparams *hp) {
+    int64_t kv_heads = json_object_get(cfg, "num_key_value_heads") ? 0 : fam->kv_heads; /* null: as many as heads */
     return json_get_int(where, cfg, "vocab_size", 1, VOCAB_LIMIT, &hp->vocab) ||
            json_get_int(where, cfg, "hidden_size", 1, DIM_LIMIT, &hp->dim) ||
            json_get_int(where, cfg, "intermediate_size", 1, DIM_LIMIT, &hp->ffn) ||
            json_get_int(where, cfg, "num_hidden_layers", 1, NAMES_LAYERS_MAX, &hp->layers) ||
            json_get_int(where, cfg, "num_attention_heads", 1, HEADS_LIMIT, &hp->heads) ||
-           json_get_int_or(where, given, "num_key_value_heads", 1, HEADS_LIMIT, hp->heads, &hp->kv_heads) ||
-           json_get_int_or(where, given, "head_dim", 1, DIM_LIMIT, 0, &hp->head_dim) ||
-           json_get_int_or(where, given, "max_position_embeddings", 1, CONTEXT_LIMIT, 2048, &hp->context) ||
+           json_get_int_or(where, given, "num_key_value_heads", 1, HEADS_LIMIT, kv_heads ? kv_heads : hp->heads,
+                           &hp->kv_heads) ||
+           json_get_int_or(where, given, "head_dim", 1, DIM_LIMIT, fam->head_dim, &hp->head_dim) ||
+           json_get_int_or(where, given, "max_position_embeddings", 1, CONTEXT_LIMIT, fam->context, &hp->context) ||
            json_get_real_or(where, given, "rms_norm_eps", EPS_MIN, EPS_MAX, 1e-6, &hp->norm_eps) ||
            json_get_bool_or(where, given, "tie_word_embeddings", false, &hp->tied);
+}
+
+/* layer_types, where it is given: the first layer with a window, and every one above it. */
+static int read_layer_types(const char *where, const json_t *given, hparams *hp) {
+    static const char *const types[] = {"full_attention", "sliding_attention"};
+    const json_t *list = json_object_get(given, "layer_types"), *v;
+    size_t i;
+    if (!list) return 0;
+    if (!json_is_array(list) || json_array_size(list) != (size_t)hp->layers)
+        return fail(EXIT_INPUT,
+                    "%s: key 'layer_types': found %s of %zu, expected a list of 'num_hidden_layers' (%ld) names", where,
+                    json_kind(list), json_array_size(list), (long)hp->layers);
+    hp->window_from = hp->layers;
+    json_array_foreach(list, i, v) {
+        bool near = json_is_string(v) && !strcmp(json_string_value(v), types[1]);
+        if (!near && (!json_is_string(v) || strcmp(json_string_value(v), types[0]) != 0))
+            return fail(EXIT_INPUT, "%s: key 'layer_types': layer %zu is '%.64s', expected %s or %s", where, i,
+                        json_is_string(v) ? json_string_value(v) : json_kind(v), types[0], types[1]);
+        if (near && hp->window_from == hp->layers) hp->window_from = (int64_t)i;
+        if (!near && hp->window_from < hp->layers)
+            return fail(EXIT_INPUT,
+                        "%s: key 'layer_types': full attention above a sliding window (layer %zu) is not supported",
+                        where, i);
+    }
+    return 0;
+}
+
+/* sliding_window counts the token itself. A file without the key has the class's 4096, one with null has none. */
+static int read_window(const char *where, const json_t *cfg, const json_t *given, const family *fam, hparams *hp) {
+    int64_t silent = json_object_get(cfg, "sliding_window") ? 0 : 4096;
+    bool on = true;
+    if (fam->window == WINDOW_NONE) return 0;
+    if (fam->window == WINDOW_LAST &&
+        (json_get_bool_or(where, given, "use_sliding_window", false, &on) ||
+         json_get_int_or(where, given, "max_window_layers", 0, CONTEXT_LIMIT, 28, &hp->window_from) ||
+         read_layer_types(where, given, hp)))
+        return -1;
+    if (on && json_get_int_or(where, given, "sliding_window", 1, CONTEXT_LIMIT, silent, &hp->window)) return -1;
+    if (!hp->window && json_object_get(given, "layer_types") && hp->window_from < hp->layers &&
+        fam->window == WINDOW_LAST)
+        return fail(EXIT_INPUT,
+                    "%s: key 'layer_types': a sliding window in layer %ld, but 'use_sliding_window' is false "
+                    "or 'sliding_window' null",
+                    where, (long)hp->window_from);
+    if (hp->window_from >= hp->layers) hp->window = 0;
+    if (!hp->window) hp->window_from = 0;
+    return 0;
 }
 
 static int fail_family(const char *where, const char *key, const char *found) {
@@ -127,8 +177,9 @@ static int read_given(model_source *s, const char *where, const json_t *cfg, con
     if (json_get_string_or(where, given, "model_type", "(missing)", &type)) return -1;
     s->fam = family_by_name(type);
     if (!s->fam) return fail_family(where, "model_type", type);
-    return check_architectures(where, given, s->fam) || read_sizes(where, cfg, given, &s->hp) ||
-                   read_rope(where, given, &s->hp) || refuse_flags(where, given)
+    return check_architectures(where, given, s->fam) || read_sizes(where, cfg, given, s->fam, &s->hp) ||
+                   read_rope(where, given, &s->hp) || read_window(where, cfg, given, s->fam, &s->hp) ||
+                   refuse_flags(where, given, s->fam)
                ? -1
                : 0;
 }

@@ -106,6 +106,17 @@ static int read_sizes(model_source *s) {
            get_real(s, "rope.freq_base", 1, THETA_MAX, 10000, &hp->rope_theta);
 }
 
+/* The row changes with the key: Mistral's files are llama's with a window. A window of another architecture is of some
+ * layers only, and the files do not say of which. */
+static int read_window(model_source *s) {
+    int64_t window;
+    if (get_int(s, "attention.sliding_window", 0, CONTEXT_LIMIT, 0, &window)) return -1;
+    if (window && family_windowed(s->fam)) s->fam = family_windowed(s->fam), s->hp.window = window;
+    if (!window || s->hp.window || window >= s->hp.context) return 0;
+    return fail(EXIT_INPUT, "%s: key '%s.attention.sliding_window': %ld keys of %ld positions are not supported here",
+                s->path, s->fam->gguf, (long)window, (long)s->hp.context);
+}
+
 /* Heads whose keys, values and rotated part are of different sizes. */
 static int check_head(const model_source *s) {
     static const char *const suffixes[] = {"attention.value_length", "rope.dimension_count"};
@@ -123,7 +134,7 @@ static int check_head(const model_source *s) {
 int source_open_gguf(model_source *s) {
     s->is_gguf = true;
     return gguf_open(&s->g, s->path) || read_family(s) || check_experts(s) || read_sizes(s) || read_vocab(s) ||
-                   check_head(s) || check_rope(s)
+                   check_head(s) || check_rope(s) || read_window(s)
                ? -1
                : 0;
 }

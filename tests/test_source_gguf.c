@@ -384,7 +384,7 @@ static void write_dequantised(const model_source *s, const char *path) {
     int n = 0;
     bool layered;
     for (int i = 0; name_hf(i, 0, name, sizeof name, &layered); i++)
-        for (int layer = 0; layer < (layered ? s->hp.layers : 1); layer++, n++) {
+        for (int layer = 0; name_used(i, s->fam->has) && layer < (layered ? s->hp.layers : 1); layer++, n++) {
             name_hf(i, layer, name, sizeof name, &layered);
             char in_file[256];
             assert_true(n < 32 && name_to_gguf(name, in_file, sizeof in_file));
