@@ -135,7 +135,7 @@ static void deep_nesting(void **state) {
     assert_non_null(sum);
     memcpy(sum, "{{ 1", 4);
     for (int i = 0; i < 10000; i++) memcpy(sum + 4 + 2 * i, "+1", 2);
-    memcpy(sum + 20004, " }}", 3);
+    memcpy(sum + 20004, " }}", 4);
     json_t *context = json_object();
     jinja_text out;
     assert_int_equal(render(sum, 20007, context, NULL, &out), -1);
