@@ -1,30 +1,13 @@
 /* Attaching LoRA to named projections and laying its parameters out in one flat vector. */
 #include "peft/adapter.h"
+#include "core/config_parts.h"
 #include "core/error.h"
 #include "core/rng.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Damerau-free edit distance on short names, for "did you mean". */
-static int edit_distance(const char *a, const char *b) {
-    int row[128], n = (int)strlen(b);
-    if (n > 126) return 1000;
-    for (int j = 0; j <= n; j++) row[j] = j;
-    for (int i = 0; a[i]; i++) {
-        int diagonal = row[0];
-        row[0] = i + 1;
-        for (int j = 0; j < n; j++) {
-            int best = diagonal + (a[i] != b[j]);
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j + 1] + 1 < best) best = row[j + 1] + 1;
-            diagonal = row[j + 1];
-            row[j + 1] = best;
-        }
-    }
-    return row[n];
-}
 
 static const char *last_name(const char *path) {
     const char *dot = strrchr(path, '.');
@@ -33,11 +16,11 @@ static const char *last_name(const char *path) {
 
 static int fail_no_match(const lora_config *cfg, const char *target, const proj_group_ref *groups, int n) {
     const char *nearest = "";
-    int best = 1000;
+    int best = INT_MAX; /* something is always named, however long the target is */
     for (int g = 0; g < n; g++)
         for (int i = 0; i < groups[g].n; i++) {
             const char *name = last_name(groups[g].p[i].name);
-            int d = edit_distance(last_name(target), name);
+            int d = edit_distance(last_name(target), name, 64);
             if (d < best) best = d, nearest = name;
         }
     return fail(EXIT_USAGE,
