@@ -28,7 +28,7 @@ typedef struct app {
     options o;
     model_source src;
     tokenizer *tok;
-    const chat_template *chat;
+    chat_template *chat;
     generator g;
 } app;
 
@@ -264,26 +264,20 @@ static int run_prompt(app *a) {
 
 /* ---- chat ---- */
 
-typedef struct history {
-    chat_turn *turn;
-    int n;
-} history;
-
-static void say(history *h, const char *role, const char *content) {
-    h->turn = xrealloc(h->turn, (size_t)h->n + 1, sizeof *h->turn);
-    h->turn[h->n++] = (chat_turn){.role = role, .content = xstrdup(content)};
+static void say(json_t *history, const char *role, const char *content, size_t n) {
+    json_array_append_new(history, json_pack("{s:s,s:s%}", "role", role, "content", content, n));
 }
 
-static int answer_turn(app *a, history *h, const char *content) {
+static int answer_turn(app *a, json_t *history, const char *content) {
     chat_text text = {0};
     token_list ids = {0};
     answer r = {0};
-    say(h, "user", content);
-    int bad =
-        chat_render(a->chat, h->turn, h->n, true, &text) || chat_encode(&text, a->tok, &ids) || generate(a, &ids, &r);
+    const chat_options o = {.add_generation_prompt = true};
+    say(history, "user", content, strlen(content));
+    int bad = chat_render(a->chat, history, &o, &text) || chat_encode(&text, a->tok, &ids) || generate(a, &ids, &r);
     if (!bad) {
         report(a, &r);
-        say(h, "assistant", r.text);
+        say(history, "assistant", r.text, r.length);
     }
     chat_text_free(&text);
     token_list_free(&ids);
@@ -292,21 +286,20 @@ static int answer_turn(app *a, history *h, const char *content) {
 }
 
 static int run_chat(app *a) {
-    history h = {0};
+    json_t *history = json_array();
     char *line = NULL;
     size_t cap = 0;
     int bad = 0;
-    if (a->o.system) say(&h, "system", a->o.system);
-    if (a->o.prompt) bad = answer_turn(a, &h, a->o.prompt);
+    if (a->o.system) say(history, "system", a->o.system, strlen(a->o.system));
+    if (a->o.prompt) bad = answer_turn(a, history, a->o.prompt);
     while (!a->o.prompt && !bad) {
         if (isatty(STDIN_FILENO)) fputs("> ", stderr);
         ssize_t n = getline(&line, &cap, stdin);
         if (n > 0 && line[n - 1] == '\n') line[--n] = 0;
         if (n <= 0) break;
-        bad = answer_turn(a, &h, line);
+        bad = answer_turn(a, history, line);
     }
-    for (int i = 0; i < h.n; i++) free((char *)h.turn[i].content);
-    free(h.turn), free(line);
+    json_decref(history), free(line);
     return bad;
 }
 
@@ -315,8 +308,7 @@ static int run_chat(app *a) {
 static int open_text(app *a) {
     if (!(a->tok = model_tokenizer(&a->src, NULL))) return -1;
     if (!a->o.chat) return 0;
-    if (!tokenizer_template(a->tok)) return fail(EXIT_INPUT, "%s: no chat template", a->src.path);
-    return (a->chat = chat_template_find(tokenizer_template(a->tok), a->src.path)) ? 0 : -1;
+    return (a->chat = chat_open_named("", a->src.path, a->tok)) ? 0 : -1;
 }
 
 static int run(app *a) {
@@ -339,6 +331,7 @@ int main(int argc, char **argv) {
     threads_settle(argv);
     int bad = parse(&a.o, argc, argv) || run(&a) ? fail_report("infer") : EXIT_DONE;
     generator_close(&a.g);
+    chat_close(a.chat);
     tokenizer_close(a.tok);
     model_source_close(&a.src);
     return bad;

@@ -26,6 +26,7 @@ typedef struct trainer {
     model_source src;
     quant_cache quant; /* the base in NF4, when it is kept between starts */
     tokenizer *tok;
+    chat_template *chat; /* NULL where no row is a chat */
     dataset ds;
     session s;
     adamw opt;
@@ -139,7 +140,7 @@ static int plan_and_open(trainer *t) {
     return build(t);
 }
 
-static int open_text(trainer *t, const chat_template **chat) {
+static int open_text(trainer *t) {
     const config *c = &t->cfg;
     bool text = false, chats = false;
     for (int i = 0; i < c->datasets.n; i++) {
@@ -147,17 +148,14 @@ static int open_text(trainer *t, const chat_template **chat) {
         text |= strcmp(type, "tokenized") != 0;
         chats |= !strcmp(type, "chat_template") || !strcmp(type, "sharegpt");
     }
-    *chat = NULL;
     if (text && !(t->tok = model_tokenizer(&t->src, c->tokenizer))) return -1;
     if (!chats) return 0;
-    const char *name = c->chat_template;
-    if (name && strcmp(name, "tokenizer_default")) {
-        *chat = chat_template_by_name(name);
-        return *chat ? 0 : fail(EXIT_USAGE, "%s: key 'chat_template': '%s' is not known", c->path, name);
-    }
-    if (!tokenizer_template(t->tok))
-        return fail(EXIT_INPUT, "%s: no chat template; name one with chat_template", t->src.path);
-    return (*chat = chat_template_find(tokenizer_template(t->tok), t->src.path)) ? 0 : -1;
+    const char *name = c->chat_template ? c->chat_template : "", *jinja = c->chat_template_jinja;
+    if (jinja && *name && strcmp(name, "tokenizer_default"))
+        return fail(EXIT_USAGE, "%s: key 'chat_template': '%s' and chat_template_jinja exclude each other", c->path,
+                    name);
+    t->chat = jinja ? chat_open(jinja, "chat_template_jinja", t->tok) : chat_open_named(name, c->path, t->tok);
+    return t->chat ? 0 : -1;
 }
 
 static int steps_of(int batches, int accumulate) { return (batches + accumulate - 1) / accumulate; }
@@ -189,8 +187,7 @@ static void set_schedule(trainer *t) {
 
 static int open_trainer(trainer *t) {
     const config *c = &t->cfg;
-    const chat_template *chat;
-    if (model_source_open(&t->src, c->base_model) || open_text(t, &chat)) return -1;
+    if (model_source_open(&t->src, c->base_model) || open_text(t)) return -1;
     if (c->sequence_len > t->src.hp.context)
         return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path,
                     (long)c->sequence_len, (long)t->src.hp.context, c->base_model);
@@ -200,7 +197,7 @@ static int open_trainer(trainer *t) {
             "%s: key 'activation_dtype': bf16 and gradient_checkpointing exclude each other: with checkpointing "
             "only the inputs of blocks are kept, in fp32",
             c->path);
-    if (dataset_open(&t->ds, c, t->tok, chat, (int)t->src.hp.vocab)) return -1;
+    if (dataset_open(&t->ds, c, t->tok, t->chat, (int)t->src.hp.vocab)) return -1;
     dataset_summary(&t->ds, stdout);
     int rows = dataset_rows_max(&t->ds);
     if (batch_open(&t->b, rows, dataset_seqs_max(&t->ds))) return -1;
@@ -299,6 +296,7 @@ static void close_trainer(trainer *t) {
     batch_close(&t->b);
     free(t->rows), free(t->target), free(t->row_weight);
     dataset_close(&t->ds);
+    chat_close(t->chat);
     tokenizer_close(t->tok);
     quant_cache_close(&t->quant);
     model_source_close(&t->src);

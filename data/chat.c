@@ -1,202 +1,132 @@
-/* Renders conversations by a row of chat_templates.def. Whitespace is Jinja's; `trim` is Python's str.strip(), which
- * knows Unicode's spaces. */
+/* Opening templates and rendering conversations. */
 #include "data/chat.h"
 #include "core/arena.h"
 #include "core/error.h"
+#include "data/chat_parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
-enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL, ROLES };
-static const char *const role_names[ROLES] = {"system", "user", "assistant", "tool"};
-
-/* Inside fields a mark stands between a byte that says its kind and MARK_END; no template text holds control
- * bytes 1..4. */
-#define MARK_END "\4"
-#define MARK(token) "\1" token MARK_END
-#define BOS(token) "\2" token MARK_END
-#define EOS(token) "\3" token MARK_END
-
-struct chat_template {
-    const char *name;
-    const char *bos;         /* before the first turn, or NULL */
-    const char *system;      /* content of the turn put first when the first turn is not the system's, or NULL */
-    const char *head[ROLES]; /* before the content; NULL: the template cannot take this role */
-    const char *end, *tail;  /* end-of-turn token; what follows it */
-    const char *prompt;      /* the assistant's header for generation */
-    bool trim;               /* content | trim */
-    bool prompt_always;      /* the template writes the header whether asked to or not */
-    bool prompt_needs_turn;  /* the template writes it inside its loop: not without a turn */
-};
-
-#define TEMPLATE(id, ...) static const struct chat_template template_##id = {.name = #id, __VA_ARGS__};
-#define TEXT(id, text)
-#include "data/chat_templates.def"
-#undef TEMPLATE
-#undef TEXT
-
-static const struct chat_template *const templates[] = {
-#define TEMPLATE(id, ...) &template_##id,
-#define TEXT(id, text)
-#include "data/chat_templates.def"
-#undef TEMPLATE
-#undef TEXT
-    NULL};
-
+enum { TOKENS_MAX = 4 };
 static const struct {
-    const struct chat_template *row;
-    const char *text;
-} texts[] = {
-#define TEMPLATE(id, ...)
-#define TEXT(id, text) {&template_##id, text},
+    const char *name, *text, *tokens[TOKENS_MAX]; /* tokens: special ones that the text spells */
+} named[] = {
+#define TEMPLATE(name, text, ...) {#name, text, {__VA_ARGS__}},
 #include "data/chat_templates.def"
 #undef TEMPLATE
-#undef TEXT
-    {NULL, NULL}};
+};
+enum { NAMED = sizeof named / sizeof *named };
 
 static const char *const names[] = {
-#define TEMPLATE(id, ...) #id,
-#define TEXT(id, text)
+#define TEMPLATE(name, text, ...) #name,
 #include "data/chat_templates.def"
 #undef TEMPLATE
-#undef TEXT
     NULL};
 
-const chat_template *chat_template_find(const char *text, const char *where) {
-    size_t n = strlen(text);
-    if (n && text[n - 1] == '\n') n--; /* Jinja's keep_trailing_newline is off */
-    for (int i = 0; texts[i].text; i++)
-        if (strlen(texts[i].text) == n && !memcmp(texts[i].text, text, n)) return texts[i].row;
+const char *const *chat_template_names(void) { return names; }
+
+static char *token_text(const tokenizer *tok, int id) {
+    int n;
+    if (id < 0) return NULL;
+    const char *s = tokenizer_bytes(tok, id, &n);
+    return memcpy(xcalloc((size_t)n + 1, 1), s, (size_t)n);
+}
+
+chat_template *chat_open(const char *text, const char *where, const tokenizer *tok) {
+    jinja *j = jinja_compile(where, text, strlen(text));
+    if (!j) return NULL;
+    chat_template *c = xcalloc(1, sizeof *c);
+    *c = (chat_template){.j = j, .where = xstrdup(where), .tok = tok};
+    c->bos = token_text(tok, tokenizer_bos(tok)), c->eos = token_text(tok, tokenizer_eos(tok));
+    c->pad = token_text(tok, tokenizer_pad(tok));
+    return c;
+}
+
+static chat_template *unknown(const char *name, const char *where) {
     char known[512];
     size_t used = 0;
-    for (int i = 0; names[i] && used < sizeof known; i++)
+    for (int i = 0; i < NAMED && used < sizeof known; i++)
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", names[i]);
-    fail(EXIT_INPUT,
-         "%s: the chat template is not one of the known texts (it begins \"%.60s\"): set chat_template to the "
-         "one that this model was trained with: %s",
-         where, text, known);
+    fail(EXIT_USAGE, "%s: chat template '%.64s' is unknown, expected tokenizer_default or one of %s", where, name,
+         known);
     return NULL;
 }
 
-const chat_template *chat_template_by_name(const char *name) {
-    for (int i = 0; templates[i]; i++)
-        if (!strcmp(templates[i]->name, name)) return templates[i];
-    return NULL;
-}
-
-const char *const *chat_template_names(void) { return names; }
-const char *chat_template_name(const chat_template *c) { return c->name; }
-
-static int role_of(const char *role) {
-    for (int i = 0; i < ROLES; i++)
-        if (!strcmp(role_names[i], role)) return i;
-    return -1;
-}
-
-bool chat_template_takes(const chat_template *c, const char *role) {
-    int i = role_of(role);
-    return i >= 0 && c->head[i];
-}
-
-/* The text under construction and the room of its arrays. */
-typedef struct {
-    chat_text *t;
-    int64_t cap;
-    int marks_cap, spans_cap;
-} pen;
-
-static void put(pen *p, const char *s, size_t n) {
-    if (p->t->n + (int64_t)n + 1 > p->cap) {
-        p->cap = (p->t->n + (int64_t)n + 1) * 2;
-        p->t->text = xrealloc(p->t->text, (size_t)p->cap, 1);
+chat_template *chat_open_named(const char *name, const char *where, const tokenizer *tok) {
+    if (!*name || !strcmp(name, "tokenizer_default")) {
+        if (tokenizer_template(tok)) return chat_open(tokenizer_template(tok), "chat template", tok);
+        fail(EXIT_INPUT, "%s: the model has no chat template: name one with chat_template", where);
+        return NULL;
     }
-    memcpy(p->t->text + p->t->n, s, n);
-    p->t->n += (int64_t)n;
-    p->t->text[p->t->n] = 0;
+    int i = 0;
+    while (i < NAMED && strcmp(named[i].name, name)) i++;
+    if (i == NAMED) return unknown(name, where);
+    for (int k = 0; k < TOKENS_MAX && named[i].tokens[k]; k++)
+        if (tokenizer_id(tok, named[i].tokens[k]) < 0) {
+            fail(EXIT_INPUT,
+                 "%s: the chat template '%s' writes '%s', which is no token of this tokenizer: choose the "
+                 "chat_template that this model was trained with",
+                 where, name, named[i].tokens[k]);
+            return NULL;
+        }
+    return chat_open(named[i].text, name, tok);
 }
 
-static void put_mark(pen *p, chat_mark_kind kind, const char *token, size_t n) {
-    if (p->t->n_marks == p->marks_cap) {
-        p->marks_cap = p->marks_cap ? p->marks_cap * 2 : 16;
-        p->t->marks = xrealloc(p->t->marks, (size_t)p->marks_cap, sizeof *p->t->marks);
-    }
-    p->t->marks[p->t->n_marks++] = (chat_mark){p->t->n, p->t->n + (int64_t)n, kind};
-    put(p, token, n);
+void chat_close(chat_template *c) {
+    if (!c) return;
+    jinja_free(c->j);
+    free(c->where), free(c->bos), free(c->eos), free(c->pad);
+    free(c);
 }
 
-/* A template's own field: plain text with marks. */
-static void put_field(pen *p, const char *field) {
-    while (*field) {
-        size_t plain = strcspn(field, "\1\2\3");
-        put(p, field, plain);
-        field += plain;
-        if (!*field) break;
-        chat_mark_kind kind = *field == '\1' ? CHAT_TOKEN : *field == '\2' ? CHAT_BOS : CHAT_EOS;
-        size_t n = strcspn(++field, MARK_END);
-        put_mark(p, kind, field, n);
-        field += n + 1;
-    }
-}
-
-static void put_span(pen *p, int64_t begin, int turn) {
-    if (p->t->n_spans == p->spans_cap) {
-        p->spans_cap = p->spans_cap ? p->spans_cap * 2 : 8;
-        p->t->spans = xrealloc(p->t->spans, (size_t)p->spans_cap, sizeof *p->t->spans);
-    }
-    p->t->spans[p->t->n_spans++] = (chat_span){begin, p->t->n, turn};
-}
-
-/* Python's str.isspace(): White_Space and the four separators 1C..1F. */
-static bool is_space(utf8proc_int32_t c) {
-    return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
-/* The part of s[0, *n) that str.strip() leaves; every space is at most three bytes long. */
-static const char *strip(const char *s, size_t *n) {
-    utf8proc_int32_t c;
-    utf8proc_ssize_t k;
-    while (*n && (k = utf8proc_iterate((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)*n, &c)) > 0 && is_space(c))
-        s += k, *n -= (size_t)k;
-    while (*n) {
-        size_t back = 1;
-        while (back < 4 && back < *n && ((unsigned char)s[*n - back] & 0xc0) == 0x80) back++;
-        k = utf8proc_iterate((const utf8proc_uint8_t *)s + *n - back, (utf8proc_ssize_t)back, &c);
-        if (k != (utf8proc_ssize_t)back || !is_space(c)) break;
-        *n -= back;
-    }
-    return s;
-}
-
-static void put_turn(pen *p, const chat_template *c, int role, const char *content, bool train, int turn) {
-    size_t n = strlen(content);
-    if (c->trim) content = strip(content, &n);
-    put_field(p, c->head[role]);
-    int64_t begin = p->t->n;
-    put(p, content, n);
-    put_field(p, c->end);
-    if (train && role == ROLE_ASSISTANT) put_span(p, begin, turn);
-    put_field(p, c->tail);
-}
-
-int chat_render(const chat_template *c, const chat_turn *turns, int n, bool add_generation_prompt, chat_text *out) {
-    *out = (chat_text){.from = c};
-    for (int i = 0; i < n; i++)
-        if (!chat_template_takes(c, turns[i].role))
-            return fail(EXIT_INPUT, "turn %d: role '%s': the chat template '%s' cannot take it", i + 1, turns[i].role,
-                        c->name);
-    pen p = {.t = out};
-    put(&p, "", 0);
-    if (n && c->bos) put_field(&p, c->bos);
-    if (n && c->system && role_of(turns[0].role) != ROLE_SYSTEM) put_turn(&p, c, ROLE_SYSTEM, c->system, false, -1);
-    for (int i = 0; i < n; i++) put_turn(&p, c, role_of(turns[i].role), turns[i].content, turns[i].train, i);
-    if ((add_generation_prompt || c->prompt_always) && (n || !c->prompt_needs_turn)) put_field(&p, c->prompt);
+int chat_draw(const chat_template *c, const guard *g, const json_t *messages, const json_t *tools,
+              const chat_options *o, chat_text *out, jinja_span **blocks, int *n_blocks) {
+    json_t *context = o->variables ? json_copy((json_t *)(uintptr_t)o->variables) : json_object();
+    const struct {
+        const char *name, *text;
+    } texts[] = {{"bos_token", c->bos}, {"eos_token", c->eos}, {"pad_token", c->pad}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (texts[i].text) json_object_set_new_nocheck(context, texts[i].name, json_string_nocheck(texts[i].text));
+    json_object_set_nocheck(context, "messages", (json_t *)(uintptr_t)messages);
+    json_object_set_new_nocheck(context, "tools", tools ? json_incref((json_t *)(uintptr_t)tools) : json_null());
+    json_object_set_new_nocheck(context, "documents", json_null());
+    json_object_set_new_nocheck(context, "add_generation_prompt", json_boolean(o->add_generation_prompt));
+    jinja_text r;
+    int bad = jinja_render(c->j, context, NULL, &r);
+    json_decref(context);
+    *out = (chat_text){0};
+    if (bad) return -1;
+    *n_blocks = r.n_spans;
+    *blocks = xcalloc((size_t)r.n_spans, sizeof **blocks);
+    guard_restore(g, &r, out, *blocks);
+    jinja_text_free(&r);
     return 0;
 }
 
+int chat_render(const chat_template *c, const json_t *messages, const chat_options *o, chat_text *out) {
+    guard g;
+    jinja_span *blocks = NULL;
+    json_t *turns = NULL, *tools = NULL;
+    int n_blocks = 0, bad = -1;
+    *out = (chat_text){0};
+    if (guard_open(&g, messages, o->tools)) return -1;
+    if (!(turns = guard_copy(&g, c->tok, messages)) || (o->tools && !(tools = guard_copy(&g, c->tok, o->tools))))
+        goto out;
+    if (chat_draw(c, &g, turns, tools, o, out, &blocks, &n_blocks)) goto out;
+    bad = o->train ? chat_find_spans(c, &g, turns, tools, o, blocks, n_blocks, out) : 0;
+out:
+    if (bad) chat_text_free(out);
+    json_decref(turns), json_decref(tools);
+    free(blocks);
+    return bad;
+}
+
 void chat_text_free(chat_text *t) {
-    free(t->text), free(t->spans), free(t->marks);
+    free(t->text), free(t->spans), free(t->plain);
     *t = (chat_text){0};
+}
+
+int chat_encode(const chat_text *t, const tokenizer *tok, token_list *out) {
+    return tokenizer_encode_around(tok, t->text, t->n, TOKENIZE_SPECIAL, t->plain, t->n_plain, out);
 }

@@ -123,55 +123,83 @@ static const char *role_of(const char *alias) {
 }
 
 /* "train": true|false or "weight": 0|1 of a turn; by default assistant turns are trained. */
-static int read_train(const row_builder *r, const json_t *turn, size_t at, chat_turn *out) {
+static int read_train(const row_builder *r, const json_t *turn, size_t at, bool *out) {
     const json_t *train = json_object_get(turn, "train"), *weight = json_object_get(turn, "weight");
-    out->train = true;
+    *out = true;
     if (train && !json_is_boolean(train))
         return fail_row(r, "turn %zu: key 'train': found %s, expected true or false", at + 1, json_kind(train));
-    if (train) out->train = json_is_true(train);
+    if (train) *out = json_is_true(train);
     if (!weight) return 0;
     double w = json_is_number(weight) ? json_number_value(weight) : -1;
     if (w != 0 && w != 1) return fail_row(r, "turn %zu: key 'weight': expected 0 or 1", at + 1);
-    out->train = out->train && w == 1;
+    *out = *out && w == 1;
     return 0;
 }
 
-/* role and content, or from and value: whichever the turn has. */
-static int read_turn(const row_builder *r, const json_t *turn, size_t at, chat_turn *out) {
-    if (!json_is_object(turn)) return fail_row(r, "turn %zu: found %s, expected an object", at + 1, json_kind(turn));
-    bool from = !json_object_get(turn, "role") && json_object_get(turn, "from");
-    const char *keys[2] = {from ? "from" : "role", from ? "value" : "content"};
-    const json_t *role = json_object_get(turn, keys[0]), *content = json_object_get(turn, keys[1]);
-    if (!json_is_string(role))
-        return fail_row(r, "turn %zu: key '%s': found %s, expected a role's name", at + 1, keys[0], json_kind(role));
-    if (!json_is_string(content))
-        return fail_row(r, "turn %zu: key '%s': found %s, expected a string", at + 1, keys[1], json_kind(content));
-    if (json_array_size(json_object_get(turn, "tool_calls")))
-        return fail_row(r, "turn %zu: key 'tool_calls': the known chat templates cannot write tool calls", at + 1);
-    out->role = role_of(json_string_value(role));
-    out->content = json_string_value(content);
-    if (!out->role)
-        return fail_row(r, "turn %zu: unknown role '%.64s', expected system, user (human), assistant (gpt) or tool",
-                        at + 1, json_string_value(role));
-    if (!chat_template_takes(r->chat, out->role))
-        return fail_row(r, "turn %zu: the chat template '%s' has no role '%s'", at + 1, chat_template_name(r->chat),
-                        out->role);
-    return read_train(r, turn, at, out);
+static int check_tool_calls(const row_builder *r, const json_t *calls, size_t at) {
+    size_t i;
+    const json_t *call;
+    if (calls && !json_is_null(calls) && !json_is_array(calls))
+        return fail_row(r, "turn %zu: key 'tool_calls': found %s, expected an array", at + 1, json_kind(calls));
+    json_array_foreach((json_t *)(uintptr_t)calls, i, call) if (!json_is_object(call)) return fail_row(
+        r, "turn %zu: key 'tool_calls': element %zu: found %s, expected an object", at + 1, i, json_kind(call));
+    return 0;
 }
 
-static int read_turns(row_builder *r, const json_t *turns, size_t n) {
-    if (n > r->turns_cap) {
-        r->turns_cap = n * 2;
-        r->turns = xrealloc(r->turns, r->turns_cap, sizeof *r->turns);
+/* role and content, or from and value: whichever the turn has. NULL after fail(). */
+static json_t *read_turn(const row_builder *r, const json_t *turn, size_t at, bool *train) {
+    if (!json_is_object(turn)) {
+        fail_row(r, "turn %zu: found %s, expected an object", at + 1, json_kind(turn));
+        return NULL;
     }
+    bool from = !json_object_get(turn, "role") && json_object_get(turn, "from");
+    const char *keys[2] = {from ? "from" : "role", from ? "value" : "content"}, *name;
+    json_t *role = json_object_get(turn, keys[0]), *content = json_object_get(turn, keys[1]);
+    bool calls = json_array_size(json_object_get(turn, "tool_calls")) > 0;
+    if (!json_is_string(role)) {
+        fail_row(r, "turn %zu: key '%s': found %s, expected a role's name", at + 1, keys[0], json_kind(role));
+        return NULL;
+    }
+    if (!json_is_string(content) && !calls) {
+        fail_row(r, "turn %zu: key '%s': found %s, expected a string", at + 1, keys[1], json_kind(content));
+        return NULL;
+    }
+    if (check_tool_calls(r, json_object_get(turn, "tool_calls"), at)) return NULL;
+    if (!(name = role_of(json_string_value(role)))) {
+        fail_row(r, "turn %zu: unknown role '%.64s', expected system, user (human), assistant (gpt) or tool", at + 1,
+                 json_string_value(role));
+        return NULL;
+    }
+    if (read_train(r, turn, at, train)) return NULL;
+    json_t *made = json_copy((json_t *)(uintptr_t)turn);
+    static const char *const ours[] = {"from", "value", "train", "weight"};
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) json_object_del(made, ours[i]);
+    json_object_set_new(made, "role", json_string(name));
+    json_object_set(made, "content", content ? content : json_null());
+    return made;
+}
+
+/* The row's turns as the template shall see them; NULL after fail(). */
+static json_t *read_turns(row_builder *r, const json_t *turns, size_t n) {
+    if (n > r->train_cap) r->train = xrealloc(r->train, r->train_cap = n * 2, sizeof *r->train);
     size_t systems = 0, assistants = 0;
+    json_t *made = json_array();
     for (size_t i = 0; i < n; i++) {
-        if (read_turn(r, json_array_get(turns, i), i, &r->turns[i])) return -1;
-        systems += !strcmp(r->turns[i].role, "system");
-        assistants += !strcmp(r->turns[i].role, "assistant");
-        if (systems > 1) return fail_row(r, "turn %zu: a second system turn, expected one at most", i + 1);
+        json_t *turn = read_turn(r, json_array_get(turns, i), i, &r->train[i]);
+        if (!turn) goto bad;
+        json_array_append_new(made, turn);
+        const char *role = json_string_value(json_object_get(turn, "role"));
+        systems += !strcmp(role, "system"), assistants += !strcmp(role, "assistant");
+        if (systems > 1) {
+            fail_row(r, "turn %zu: a second system turn, expected one at most", i + 1);
+            goto bad;
+        }
     }
-    return assistants ? 0 : fail_row(r, "no assistant turn among %zu: there is nothing to learn in this row", n);
+    if (assistants) return made;
+    fail_row(r, "no assistant turn among %zu: there is nothing to learn in this row", n);
+bad:
+    json_decref(made);
+    return NULL;
 }
 
 /* A token is a target when it holds a byte of a span; spans and tokens both ascend. */
@@ -193,13 +221,18 @@ static int read_chat(row_builder *r, const json_t *row) {
         return fail_row(r, "key '%s': found %s, expected an array of turns", r->field, json_kind(turns));
     size_t n = json_array_size(turns);
     if (!n) return fail_row(r, "key '%s': found an empty array, expected turns", r->field);
-    if (read_turns(r, turns, n)) return -1;
+    const json_t *tools = json_object_get(row, "tools");
+    if (tools && !json_is_array(tools) && !json_is_null(tools))
+        return fail_row(r, "key 'tools': found %s, expected an array", json_kind(tools));
+    json_t *messages = read_turns(r, turns, n);
+    if (!messages) return -1;
     chat_text t;
+    const chat_options o = {.tools = json_is_array(tools) ? tools : NULL, .train = r->train};
     r->tokens.n = 0;
-    int bad =
-        chat_render(r->chat, r->turns, (int)n, false, &t) || chat_encode(&t, r->tok, &r->tokens) ? fail_place(r) : 0;
+    int bad = chat_render(r->chat, messages, &o, &t) || chat_encode(&t, r->tok, &r->tokens) ? fail_place(r) : 0;
     if (!bad) push_chat(r, &t);
     chat_text_free(&t);
+    json_decref(messages);
     return bad;
 }
 
@@ -277,7 +310,7 @@ int row_builder_open(row_builder *r, const tokenizer *tok, const chat_template *
 }
 
 void row_builder_close(row_builder *r) {
-    free(r->ids), free(r->labels), free(r->turns);
+    free(r->ids), free(r->labels), free(r->train);
     token_list_free(&r->tokens);
     *r = (row_builder){0};
 }

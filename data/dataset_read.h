@@ -19,8 +19,8 @@ typedef struct {
     int32_t *ids, *labels; /* [n] */
     int64_t n, cap;
     token_list tokens;
-    chat_turn *turns;
-    size_t turns_cap;
+    bool *train; /* [turns of the row] */
+    size_t train_cap;
 } row_builder;
 
 typedef struct {

