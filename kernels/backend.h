@@ -20,6 +20,7 @@
 
 #include "core/arena.h"
 #include "kernels/weight.h"
+#include <stdbool.h>
 
 enum { ATTN_BLOCK = 96, HEAD_CHUNK = 384, HEAD_DIM_MAX = 256, THREADS_MAX = 256 };
 enum { THREAD_SCRATCH = 7 << 19 }; /* bytes of kctx.scratch per thread; each kernel asserts that its share is enough */
@@ -68,6 +69,42 @@ typedef struct dropout {
     const int32_t *pos;     /* [rows] */
 } dropout;
 
+/* A group of projections that read the same rows (q, k, v; gate, up; a single one is a group of one), with their
+ * low-rank adapters. T rows; i < n. The weights may be of any format, the adapters' matrices are F32 without gaps
+ * (ld == cols), and whatever a product with a weight does to its operands (an overlay's rounding) happens to adapters
+ * too.
+ *
+ *     y_i = bias_i + x W_i^T + h_i B_i^T         (=, not +=)
+ *
+ * Each output is ONE chain: 0 + bias (or 0), then over k = 0 .. in - 1 of x W_i^T, then over the r_i columns of h_i. A
+ * result type narrower than fp32 is rounded once, at the end of it. h_i is the adapter's scaled x A_i^T, made before;
+ * a row of zeros in it takes no part, so rows of a batch may belong to different adapters: side by side in h_i and
+ * up_i, each row zero but in the columns of its own. More adapters than pay for that way: h_i without data here, and
+ * weight_fwd of each adapter's rows behind, which continues the same chain. */
+enum { PROJ_MAX = 3 };
+typedef struct proj_fwd_args {
+    int n;
+    mat x;                       /* [T, in] */
+    mat y[PROJ_MAX];             /* [T, out_i] */
+    const weight *w[PROJ_MAX];   /* [out_i, in] */
+    const float *bias[PROJ_MAX]; /* [out_i]; NULL: none */
+    mat h[PROJ_MAX];             /* [T, r_i]; data NULL: no adapter */
+    mat up[PROJ_MAX];            /* B_i [out_i, r_i] */
+} proj_fwd_args;
+
+/*     dx += sum over i of dy_i W_i, then + dh A         one chain in that order, started at dx or at 0 (fresh)
+ *
+ * dh is [dh_0, dh_1, ...] (scaled), down the A's below each other. */
+typedef struct proj_bwd_args {
+    int n;
+    bool fresh;                /* dx = instead of dx += */
+    mat dx;                    /* [T, in] F32 */
+    mat dy[PROJ_MAX];          /* [T, out_i] F32; data NULL: no gradient came */
+    const weight *w[PROJ_MAX]; /* [out_i, in] */
+    mat dh;                    /* [T, sum r]; data NULL: none */
+    mat down;                  /* A [sum r, in] */
+} proj_bwd_args;
+
 /* Results of a step that the host reads one step late. */
 typedef struct step_sums {
     double loss, weight, sumsq;
@@ -103,6 +140,11 @@ struct backend {
 #include "kernels/kernels.def"
 #undef K
 };
+
+/* proj_fwd and proj_bwd by the other kernels of c->be: what they are defined to equal to the bit, and the entries of a
+ * backend that has no fused ones. A backend that replaces weight_fwd must not keep another's proj_fwd. */
+void proj_fwd_compose(kctx *c, const proj_fwd_args *p);
+void proj_bwd_compose(kctx *c, const proj_bwd_args *p);
 
 size_t backend_scratch(int threads); /* bytes that kctx.scratch must have */
 

@@ -11,7 +11,7 @@
 
 typedef struct {
     node head;
-    tensor *x, *y[PROJ_GROUP_MAX];
+    tensor *x, *y[PROJ_MAX];
     const proj *p;
     int n;
     const batch *b;
@@ -72,25 +72,33 @@ static void project_down(tape *t, const proj *p, int n, mat x, const batch *b, m
     }
 }
 
-/* Gradients of B_i and dh (scaled) out of the dy_i; also dx's part through the frozen weights. */
-static void backward_up(tape *t, const proj_node *s, mat dx, mat dh) {
+static mat param_mat(const param *p) { return mat_f32(p->val, p->rows, p->cols); }
+
+/* Gradients of B_i, and dh (scaled) out of the dy_i. */
+static void backward_up(tape *t, const proj_node *s, mat dh) {
     kctx *k = t->k;
     int64_t at = 0;
-    if (dh.data) zero_mat(k, dh);
+    zero_mat(k, dh);
     for (int i = 0; i < s->n; i++) {
-        const proj *p = &s->p[i];
-        int64_t r = rank_of(p);
+        const lora *l = s->p[i].lora;
         mat dy = s->y[i]->grad;
-        if (dy.data && dx.data) k->be->weight_bwd(k, dx, dy, &p->w);
-        if (dy.data && r) {
-            mat dhi = mat_cols(dh, at, r);
-            weight b = param_weight(&p->lora->b);
-            k->be->weight_grad(k, param_grad(&p->lora->b), dy, mat_cols(s->h, at, r));
+        if (l && dy.data) {
+            mat dhi = mat_cols(dh, at, l->a.rows);
+            weight b = param_weight(&l->b);
+            k->be->weight_grad(k, param_grad(&l->b), dy, mat_cols(s->h, at, l->a.rows));
             k->be->weight_bwd(k, dhi, dy, &b);
-            k->be->scale(k, dhi, dhi, p->lora->scale);
+            k->be->scale(k, dhi, dhi, l->scale);
         }
-        at += r;
+        at += rank_of(&s->p[i]);
     }
+}
+
+/* dx += sum dy_i W_i + dh A; a is NULL where masks stand between dx and A */
+static void backward_x(tape *t, const proj_node *s, mat dx, mat dh, const param *a) {
+    proj_bwd_args p = {.n = s->n, .dx = dx};
+    for (int i = 0; i < s->n; i++) p.dy[i] = s->y[i]->grad, p.w[i] = &s->p[i].w;
+    if (a) p.dh = dh, p.down = param_mat(a);
+    t->k->be->proj_bwd(t->k, &p);
 }
 
 /* Gradients of A_i and dx's part through the adapters, with a mask per module. */
@@ -117,37 +125,26 @@ static void backward_down_dropped(tape *t, const proj_node *s, mat x, mat dx, ma
 
 static void proj_backward(tape *t, node *n) {
     proj_node *s = (proj_node *)n;
-    kctx *k = t->k;
     mat dx = tape_grad(t, s->x), dh = mat_none();
-    if (s->h.cols) dh = tape_scratch(t, s->h.rows, s->h.cols);
-    backward_up(t, s, dx, dh);
+    param joint = joint_a(t, s->p, s->n);
+    if (s->h.cols) {
+        dh = tape_scratch(t, s->h.rows, s->h.cols);
+        backward_up(t, s, dh);
+    }
+    if (dx.data) backward_x(t, s, dx, dh, joint.rows ? &joint : NULL);
     if (!s->h.cols) return;
     mat x = tape_value(t, s->x);
-    param joint = joint_a(t, s->p, s->n);
-    if (!joint.rows) {
+    if (joint.rows)
+        t->k->be->weight_grad(t->k, param_grad(&joint), dh, x);
+    else
         backward_down_dropped(t, s, x, dx, dh);
-        return;
-    }
-    weight a = param_weight(&joint);
-    k->be->weight_grad(k, param_grad(&joint), dh, x);
-    if (dx.data) k->be->weight_bwd(k, dx, dh, &a);
-}
-
-/* y = x W^T + bias + h B^T */
-static void project_up(kctx *k, const proj *p, mat y, mat x, mat h) {
-    zero_mat(k, y);
-    if (p->bias) k->be->add_bias(k, y, p->bias);
-    k->be->weight_fwd(k, y, x, &p->w);
-    if (!p->lora) return;
-    weight up = param_weight(&p->lora->b);
-    k->be->weight_fwd(k, y, h, &up);
 }
 
 /* y[i]: made by the caller; one without memory is recorded but not computed. */
 static void forward(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y) {
     int64_t rows = x->val.rows, ranks = 0, at = 0;
     tensor *carrier = NULL; /* any result that needs a gradient carries the node */
-    CHECK(n <= PROJ_GROUP_MAX, "%d projections in a group", n);
+    CHECK(n <= PROJ_MAX, "%d projections in a group", n);
     for (int i = 0; i < n; i++) {
         ranks += rank_of(&p[i]);
         if (!carrier && y[i]->needs_grad) carrier = y[i];
@@ -160,12 +157,18 @@ static void forward(tape *t, const proj *p, int n, tensor *x, const batch *b, te
         project_down(t, p, n, x->val, b, h);
     }
     if (s) s->x = x, s->p = p, s->n = n, s->b = b, s->h = h;
+    proj_fwd_args up = {.x = x->val};
     for (int i = 0; i < n; i++) {
         int64_t r = rank_of(&p[i]);
-        if (y[i]->val.data) project_up(t->k, &p[i], y[i]->val, x->val, r ? mat_cols(h, at, r) : mat_none());
         if (s) s->y[i] = y[i];
+        if (y[i]->val.data) {
+            up.y[up.n] = y[i]->val, up.w[up.n] = &p[i].w, up.bias[up.n] = p[i].bias;
+            if (r) up.h[up.n] = mat_cols(h, at, r), up.up[up.n] = param_mat(&p[i].lora->b);
+            up.n++;
+        }
         at += r;
     }
+    t->k->be->proj_fwd(t->k, &up);
     arena_release(t->tmp, mark);
 }
 

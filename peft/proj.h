@@ -25,9 +25,7 @@ typedef struct proj {
     const lora *lora;  /* NULL = bare; owned by the adapter */
 } proj;
 
-enum { PROJ_GROUP_MAX = 3 };
-
-/* y[i] = proj p[i] of x, i < n: x is read once for all the A's when they lie side by side in the adapter
+/* y[i] = proj p[i] of x, i < n <= PROJ_MAX: x is read once for all the A's when they lie side by side in the adapter
  * (adapter_attach lays them so) and drop nothing. Results live in act. */
 void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor **y);
 /* y = x + p(h), the end of a residual block. When a segment is replayed nobody will read y: only what the backward pass

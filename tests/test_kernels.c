@@ -189,6 +189,31 @@ static void run_weight(lab *l, const int *s) {
     test_free((void *)w.meta);
 }
 
+/* tokens, in, out of the first, gap, format, projections, rank: out grows and the rank falls by one from each to the
+ * next, the second has no adapter and no gradient, odd ones a bias */
+static void run_proj(lab *l, const int *s) {
+    const int rows = s[0], cols = s[1], n = s[5], rank = s[6], ranks = rank ? 2 * rank - 2 : 0;
+    weight w[PROJ_MAX];
+    mat x = in(l, rows, cols, s[3]), dh = in(l, rows, ranks, 0);
+    proj_fwd_args f = {.n = n, .x = x};
+    proj_bwd_args b = {.n = n, .dx = in(l, rows, cols, s[3])};
+    for (int i = 0; i < n; i++) {
+        w[i] = frozen(l, s[2] + 32 * i, cols, s[4]);
+        f.w[i] = b.w[i] = &w[i], f.y[i] = out(l, rows, w[i].rows, i ? s[3] : 0);
+        if (i % 2) f.bias[i] = vector(l, w[i].rows);
+        if (i == 1) continue;
+        b.dy[i] = in(l, rows, w[i].rows, s[3]);
+        if (rank) f.h[i] = mat_cols(dh, i ? rank : 0, rank - i), f.up[i] = in(l, w[i].rows, rank - i, 0);
+    }
+    if (rank) memset(mat_row(dh, rows / 2), 0, (size_t)ranks * sizeof(float)); /* a row without an adapter */
+    if (rank) b.dh = dh, b.down = in(l, ranks, cols, 0);
+    l->c->be->proj_fwd(l->c, &f);
+    l->c->be->proj_bwd(l->c, &b);
+    b.fresh = true, b.dx = out(l, rows, cols, s[3] / 2);
+    l->c->be->proj_bwd(l->c, &b);
+    for (int i = 0; i < n; i++) test_free((void *)w[i].meta);
+}
+
 static void run_head(lab *l, const int *s) { /* tokens, words, dim, gap, format */
     weight w = frozen(l, s[1], s[2], s[4]);
     mat h = in(l, s[0], s[2], s[3]), dh = out(l, s[0], s[2], s[3]);
@@ -312,6 +337,15 @@ static const kernel_case cases[] = {
     {"weight nf4 576", run_weight, {130, 100, 576, 0, FMT_NF4}},
     {"weight q4_0", run_weight, {17, 40, 64, 1, FMT_Q4_0}},
     {"weight q8_0", run_weight, {9, 70, 96, 0, FMT_Q8_0}},
+    {"proj bare", run_proj, {5, 96, 40, 2, FMT_F32, 1, 0}},
+    {"proj f32", run_proj, {37, 70, 33, 3, FMT_F32, 3, 5}},
+    {"proj row", run_proj, {1, 576, 64, 0, FMT_NF4, 2, 16}},
+    {"proj few rows", run_proj, {4, 640, 97, 1, FMT_BF16, 3, 7}},
+    {"proj nf4", run_proj, {131, 576, 192, 0, FMT_NF4, 3, 16}},
+    {"proj nf4 blocks", run_proj, {53, 384, 192, 0, FMT_NF4, 2, 64}},
+    {"proj q8_0", run_proj, {40, 416, 100, 4, FMT_Q8_0, 3, 17}},
+    {"proj rank", run_proj, {29, 64, 48, 0, FMT_F16, 3, 401}},
+    {"proj rows", run_proj, {1027, 128, 64, 0, FMT_NF4, 2, 8}},
     {"head small", run_head, {3, 10, 8, 1, FMT_F32}},
     {"head chunk", run_head, {7, 384, 33, 0, FMT_F32}},
     {"head bf16", run_head, {65, 1000, 96, 2, FMT_BF16}},

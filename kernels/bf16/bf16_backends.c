@@ -12,7 +12,7 @@ extern const backend backend_avx512bf16, backend_amx;
     }
 #define REPLACED(id)                                                                                                   \
     .weight_fwd = weight_fwd_##id, .weight_bwd = weight_bwd_##id, .weight_grad = weight_grad_##id,                     \
-    .head_loss = head_loss_##id
+    .head_loss = head_loss_##id, .proj_fwd = proj_fwd_compose, .proj_bwd = proj_bwd_compose
 
 OVERLAY(avx512bf16, bf16_avx512)
 OVERLAY(amx, bf16_amx)

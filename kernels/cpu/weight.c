@@ -37,6 +37,9 @@ void ISA(weight_bwd)(kctx *c, mat dx, mat dy, const weight *w) {
     ISA(gemm_run)(c, &g);
 }
 
+void ISA(proj_fwd)(kctx *c, const proj_fwd_args *p) { proj_fwd_compose(c, p); }
+void ISA(proj_bwd)(kctx *c, const proj_bwd_args *p) { proj_bwd_compose(c, p); }
+
 enum { ALONE = 1 << 19 }; /* multiply-adds below which one thread does it all */
 enum { NARROW = 64, STRIP = (THREAD_SCRATCH / 4 - GEMM_FLOATS) / NARROW / NR * NR };
 
