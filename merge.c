@@ -10,7 +10,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -266,12 +265,11 @@ static int choose_dtype(merger *me) {
 }
 
 static int open_kernels(kctx *k, const options *o) {
-    *k = (kctx){.be = backend_open(o->backend), .threads = o->threads ? o->threads : omp_get_num_procs()};
-    if (!k->be) return -1;
-    if (k->threads > THREADS_MAX) k->threads = THREADS_MAX;
-    k->scratch_bytes = (backend_scratch(k->threads) + 63) / 64 * 64;
-    k->scratch = aligned_alloc(64, k->scratch_bytes);
-    return k->scratch ? 0 : fail(EXIT_MEMORY, "memory for kernel scratch: %zu bytes", k->scratch_bytes);
+    if (backend_is_device(o->backend))
+        return fail(EXIT_USAGE, "--backend: '%s' does not merge: the weights never leave the host; use auto",
+                    o->backend);
+    const backend *be = backend_open(o->backend);
+    return be ? kctx_open(k, be, o->threads) : -1;
 }
 
 static int open_merger(merger *me) {
@@ -300,7 +298,7 @@ static void close_merger(merger *me) {
     quant_cache_close(&me->quant);
     model_source_close(&me->src);
     arena_close(&me->plan);
-    free(me->k.scratch);
+    kctx_close(&me->k);
 }
 
 /* ---- the run ---- */

@@ -34,6 +34,9 @@ typedef struct trainer {
     batch b;
     int32_t *rows, *target; /* of one batch's targets; host, [rows_max] */
     float *row_weight;
+    step_sums *sums, *seen; /* in the run arena; what the host has read of them, shared memory, [MEMORY_SLOTS] */
+    train_row row[MEMORY_SLOTS];
+    int posted, read;                      /* steps whose results are on their way, and those that were logged */
     int64_t steps, eval_every, save_every; /* of the run; between evaluations and between saves, 0 = never */
     const char *gradients;                 /* --dump-gradients=FILE or NULL */
     train_log log;
@@ -41,25 +44,29 @@ typedef struct trainer {
 
 /* ---- one step ---- */
 
-static void forward(trainer *t, tape *tp, step_sums *sums) {
+static void forward(trainer *t, tape *tp) {
     tensor *h = model_forward(tp, &t->s.m, &t->b, NULL);
     float *logprob = arena_array(&t->s.act, (size_t)t->b.targets, sizeof *logprob);
-    model_loss(tp, &t->s.m, h, &t->b, t->rows, t->target, t->row_weight, logprob, sums);
+    model_loss(tp, &t->s.m, h, &t->b, t->rows, t->target, t->row_weight, logprob, t->sums);
 }
 
-static void forward_backward(trainer *t, step_sums *sums) {
+static void forward_backward(trainer *t) {
     tape tp = session_tape(&t->s, true, t->cfg.gradient_checkpointing);
-    forward(t, &tp, sums);
+    forward(t, &tp);
     tape_backward(&tp);
 }
 
+static void zero_sums(trainer *t) { t->s.k.be->zero(&t->s.k, t->sums, sizeof *t->sums); }
+
 static double evaluate(trainer *t) {
-    step_sums sums = {0};
+    step_sums sums;
+    zero_sums(t);
     for (int i = 0; i < dataset_eval_batches(&t->ds); i++) {
         dataset_eval_batch(&t->ds, i, &t->b);
         tape tp = session_tape(&t->s, false, false);
-        forward(t, &tp, &sums);
+        forward(t, &tp);
     }
+    arena_get(&t->s.run, &sums, t->sums, sizeof sums);
     return sums.weight > 0 ? sums.loss / sums.weight : NAN;
 }
 
@@ -100,7 +107,9 @@ static int build(trainer *t) {
     if (t->s.m.nonfinite)
         return fail(EXIT_INPUT, "%s: %s: such a base cannot be trained on; get the file again", t->src.path,
                     t->s.m.nonfinite);
+    adamw_close(&t->opt);
     open_optimiser(t);
+    t->sums = arena_alloc(&t->s.run, sizeof *t->sums);
     return 0;
 }
 
@@ -127,17 +136,17 @@ static void open_quantised(trainer *t) {
 
 /* Runs build and the worst step on backend "plan", prints what they took, and opens a session of exactly that. */
 static int plan_and_open(trainer *t) {
-    step_sums sums = {0};
-    open_quantised(t);
-    if (session_plan(&t->s, !strcmp(t->cfg.activation_dtype, "bf16")) || build(t)) return -1;
-    worst_batch(t);
-    forward_backward(t, &sums);
-    session planned = t->s;
     const char *be = backend_for(t->cfg.backend, t->cfg.compute_dtype);
-    if (!be || session_open(&t->s, &planned, be, (int)t->cfg.threads)) return -1;
+    open_quantised(t);
+    if (!be || session_plan(&t->s, be, !strcmp(t->cfg.activation_dtype, "bf16")) || build(t)) return -1;
+    worst_batch(t);
+    forward_backward(t);
+    session planned = t->s;
+    if (session_open(&t->s, &planned, be, (int)t->cfg.threads)) return -1;
     train_log_plan(&t->s, &planned, t->opt.bytes, t->b.rows);
     session_close(&planned);
-    return build(t);
+    t->seen = memory_shared(t->s.k.mem, MEMORY_SLOTS * sizeof *t->seen);
+    return t->seen ? build(t) : -1;
 }
 
 static int open_text(trainer *t) {
@@ -216,36 +225,60 @@ static int open_trainer(trainer *t) {
 
 /* ---- the run ---- */
 
-static int dump_gradients(trainer *t, const step_sums *sums) {
+static int dump_gradients(trainer *t) {
     adapter *ad = &t->s.ad;
+    step_sums sums;
     float *mean = xcalloc((size_t)ad->n, sizeof *mean);
-    for (int64_t i = 0; i < ad->n; i++) mean[i] = (float)((double)ad->grad[i] / sums->weight);
+    arena_get(&t->s.run, mean, ad->grad, (size_t)ad->n * sizeof *mean);
+    arena_get(&t->s.run, &sums, t->sums, sizeof sums);
+    for (int64_t i = 0; i < ad->n; i++) mean[i] = (float)((double)mean[i] / sums.weight);
     int bad = adapter_save_vector(ad, mean, t->gradients);
     free(mean);
     return bad;
 }
 
-/* Accumulates micro-batches [first, last) of this epoch and steps the optimiser. */
-static int train_step(trainer *t, int step, int first, int last, train_row *row) {
-    kctx *k = &t->s.k;
-    step_sums sums = {0};
-    k->be->zero(k, t->s.ad.grad, (size_t)t->s.ad.n * sizeof(float));
-    for (int i = first; i < last; i++) {
-        dataset_batch(&t->ds, i, &t->b);
-        forward_backward(t, &sums);
-        row->tokens += t->b.rows;
-    }
-    if (step == 0 && t->gradients && dump_gradients(t, &sums)) return -1;
-    row->learning_rate = lr_at(&t->lr, step);
-    row->grad_norm = adamw_step(&t->opt, k, row->learning_rate, &sums);
-    row->loss = sums.loss / sums.weight;
-    row->targets = sums.targets;
-    if (sums.nonfinite)
+/* The oldest step whose results are on their way. */
+static int read_step(trainer *t, train_row *row) {
+    const int slot = t->read++ % MEMORY_SLOTS;
+    const step_sums *sums = &t->seen[slot];
+    memory_wait(t->s.k.mem, slot);
+    *row = t->row[slot];
+    row->loss = sums->loss / sums->weight, row->grad_norm = sums->norm, row->targets = sums->targets;
+    if (sums->nonfinite)
         return fail(EXIT_DIVERGED,
                     "step %d: loss %g, gradient norm %g: not finite; nothing was saved after it. Lower learning_rate "
                     "or look at the rows of this step",
-                    step + 1, row->loss, row->grad_norm);
+                    row->step, row->loss, row->grad_norm);
     return 0;
+}
+
+/* Everything that is to be logged before what follows: an evaluation, a file. */
+static int settle(trainer *t) {
+    train_row row;
+    while (t->read < t->posted)
+        if (read_step(t, &row) || train_log_step(&t->log, &row)) return -1;
+    return 0;
+}
+
+/* Accumulates micro-batches [first, last) of this epoch and steps the optimiser. row comes with step and epoch and goes
+ * with a step's results: this one's on a CPU; on a device, which nothing here waits for, those of the step before (step
+ * 0: there is none yet). */
+static int train_step(trainer *t, int step, int first, int last, train_row *row) {
+    kctx *k = &t->s.k;
+    const int slot = t->posted % MEMORY_SLOTS, late = k->mem ? 1 : 0;
+    row->learning_rate = lr_at(&t->lr, step);
+    zero_sums(t);
+    k->be->zero(k, t->s.ad.grad, (size_t)t->s.ad.n * sizeof(float));
+    for (int i = first; i < last; i++) {
+        dataset_batch(&t->ds, i, &t->b);
+        forward_backward(t);
+        row->tokens += t->b.rows;
+    }
+    if (step == 0 && t->gradients && dump_gradients(t)) return -1;
+    adamw_step(&t->opt, k, row->learning_rate, t->sums);
+    memory_post(k->mem, &t->seen[slot], t->sums, sizeof *t->sums, slot);
+    t->row[slot] = *row, row->step = 0;
+    return ++t->posted - t->read > late ? read_step(t, row) : 0;
 }
 
 static int save_checkpoint(trainer *t, int done) {
@@ -256,10 +289,12 @@ static int save_checkpoint(trainer *t, int done) {
 }
 
 static int after_step(trainer *t, int done, double epoch) {
-    bool last = done == t->steps;
-    if (t->ds.n_eval && (last || (t->eval_every && done % t->eval_every == 0)))
-        if (train_log_eval(&t->log, done, epoch, evaluate(t))) return -1;
-    return !last && t->save_every && done % t->save_every == 0 ? save_checkpoint(t, done) : 0;
+    const bool last = done == t->steps;
+    const bool eval = t->ds.n_eval && (last || (t->eval_every && done % t->eval_every == 0));
+    const bool save = !last && t->save_every && done % t->save_every == 0;
+    if ((last || eval || save) && settle(t)) return -1;
+    if (eval && train_log_eval(&t->log, done, epoch, evaluate(t))) return -1;
+    return save ? save_checkpoint(t, done) : 0;
 }
 
 static int run(trainer *t) {
@@ -271,8 +306,9 @@ static int run(trainer *t) {
         for (int first = 0; first < batches && step < t->steps; first += accumulate, step++) {
             int last = first + accumulate < batches ? first + accumulate : batches;
             train_row row = {.step = step + 1, .epoch = epoch + (double)last / batches};
-            if (train_step(t, step, first, last, &row) || train_log_step(&t->log, &row) ||
-                after_step(t, step + 1, row.epoch))
+            const double done = row.epoch;
+            if (train_step(t, step, first, last, &row) || (row.step && train_log_step(&t->log, &row)) ||
+                after_step(t, step + 1, done))
                 return -1;
         }
     }
@@ -292,6 +328,8 @@ static int train(trainer *t) {
 }
 
 static void close_trainer(trainer *t) {
+    memory_shared_free(t->s.k.mem, t->seen);
+    adamw_close(&t->opt);
     session_close(&t->s);
     batch_close(&t->b);
     free(t->rows), free(t->target), free(t->row_weight);

@@ -19,9 +19,10 @@ static void glu_remake(tape *t, const void *maker, mat out) {
 
 static void glu_backward(tape *t, node *n) {
     glu_node *s = (glu_node *)n;
-    mat gate = s->gate->val, up = s->up->val; /* nobody reads them again: their memory takes the gradients */
-    s->gate->grad = s->gate->needs_grad ? gate : mat_none();
-    s->up->grad = s->up->needs_grad ? up : mat_none();
+    mat gate = s->gate->val, up = s->up->val; /* nobody reads them again: in fp32 their memory takes the gradients */
+    const bool over = gate.type == F32;
+    s->gate->grad = !s->gate->needs_grad ? mat_none() : over ? gate : tape_sum(t, gate.rows, gate.cols);
+    s->up->grad = !s->up->needs_grad ? mat_none() : over ? up : tape_sum(t, up.rows, up.cols);
     t->k->be->glu_bwd(t->k, s->gate->grad, s->up->grad, n->out->grad, gate, up, s->act);
 }
 

@@ -14,7 +14,7 @@ typedef struct {
 /* [rows, heads * dim] as [rows * heads, dim] */
 static mat by_head(mat m, int dim) {
     CHECK(m.ld == m.cols && m.cols % dim == 0, "%ld columns as heads of %d", (long)m.cols, dim);
-    return mat_f32(m.data, m.rows * (m.cols / dim), dim);
+    return mat_of(m.data, m.type, m.rows * (m.cols / dim), dim);
 }
 
 static void head_norm_backward(tape *t, node *n) {

@@ -14,10 +14,10 @@ tape tape_begin(kctx *k, arena *act, arena *tmp, arena *host, bool training, boo
                   .checkpoint = checkpoint};
 }
 
-static mat alloc_mat(arena *a, int64_t rows, int64_t cols) {
+static mat alloc_mat(arena *a, dtype type, int64_t rows, int64_t cols) {
     int64_t n = mul_checked(rows, cols);
     CHECK(n >= 0, "tensor of %ld x %ld", (long)rows, (long)cols);
-    return mat_f32(arena_array(a, (size_t)n, sizeof(float)), rows, cols);
+    return mat_of(arena_array(a, (size_t)n, (size_t)mat_bytes(type)), type, rows, cols);
 }
 
 void *tape_host(tape *t, size_t bytes) { return memset(arena_alloc(t->host, bytes), 0, bytes); }
@@ -29,12 +29,14 @@ tensor *tape_wrap(tape *t, mat val, bool needs_grad) {
 }
 
 tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad) {
-    return tape_wrap(t, alloc_mat(t->act, rows, cols), needs_grad);
+    return tape_wrap(t, alloc_mat(t->act, t->type, rows, cols), needs_grad);
 }
+
+mat tape_sum(tape *t, int64_t rows, int64_t cols) { return alloc_mat(t->act, F32, rows, cols); }
 
 tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker) {
     if (!t->in_segment || t->replaying) return tape_tensor(t, rows, cols, needs_grad);
-    tensor *x = tape_wrap(t, alloc_mat(t->tmp, rows, cols), needs_grad);
+    tensor *x = tape_wrap(t, alloc_mat(t->tmp, t->type, rows, cols), needs_grad);
     x->remake = remake, x->maker = maker;
     return x;
 }
@@ -50,11 +52,33 @@ float *tape_floats(tape *t, int64_t n) {
     return arena_array(t->main_act ? t->main_act : t->act, (size_t)n, sizeof(float));
 }
 
-mat tape_scratch(tape *t, int64_t rows, int64_t cols) { return alloc_mat(t->tmp, rows, cols); }
+mat tape_scratch_as(tape *t, dtype type, int64_t rows, int64_t cols) { return alloc_mat(t->tmp, type, rows, cols); }
+mat tape_scratch(tape *t, int64_t rows, int64_t cols) { return tape_scratch_as(t, F32, rows, cols); }
+
+const void *tape_put(tape *t, const void *from, size_t bytes) {
+    if (!t->act->mem) return from;
+    CHECK(!t->in_segment, "%zu bytes put inside a segment", bytes);
+    void *to = arena_alloc(t->act, bytes);
+    arena_put(t->act, to, from, bytes);
+    return to;
+}
+
+const batch *tape_batch(tape *t, const batch *b) {
+    if (!t->act->mem) return b;
+    batch *d = tape_host(t, sizeof *d);
+    size_t rows = (size_t)b->rows, seqs = (size_t)b->seqs;
+    *d = *b;
+    d->token = (int32_t *)tape_put(t, b->token, rows * sizeof *b->token);
+    d->pos = (int32_t *)tape_put(t, b->pos, rows * sizeof *b->pos);
+    d->row_sample = (uint64_t *)tape_put(t, b->row_sample, rows * sizeof *b->row_sample);
+    d->start = (int32_t *)tape_put(t, b->start, (seqs + 1) * sizeof *b->start);
+    d->past = (int32_t *)tape_put(t, b->past, seqs * sizeof *b->past);
+    return d;
+}
 
 mat tape_value(tape *t, const tensor *x) {
     if (!x->remake) return x->val;
-    mat v = alloc_mat(t->tmp, x->val.rows, x->val.cols);
+    mat v = alloc_mat(t->tmp, x->val.type, x->val.rows, x->val.cols);
     x->remake(t, x->maker, v);
     return v;
 }
@@ -62,7 +86,7 @@ mat tape_value(tape *t, const tensor *x) {
 mat tape_grad(tape *t, tensor *x) {
     if (!x->needs_grad) return mat_none();
     if (!x->grad.data) {
-        x->grad = alloc_mat(t->act, x->val.rows, x->val.cols);
+        x->grad = alloc_mat(t->act, F32, x->val.rows, x->val.cols);
         t->k->be->zero(t->k, x->grad.data, (size_t)(x->grad.rows * x->grad.cols) * sizeof(float));
     }
     return x->grad;

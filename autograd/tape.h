@@ -55,6 +55,7 @@ struct tape {
     arena *act, *tmp; /* device memory: values and gradients; scratch */
     arena *host;      /* tensors and nodes themselves */
     arena *window;    /* activation_dtype: bf16: where a segment's values are made before act keeps them; else NULL */
+    dtype type;       /* of values: F32, or BF16 on a device; gradients and sums are F32 everywhere */
     bool recording;   /* false: inference, evaluation, the first run of a checkpointed segment */
     bool checkpoint;  /* run segments again in the backward pass */
     bool training;    /* dropout is on */
@@ -63,11 +64,12 @@ struct tape {
     node *last;                 /* most recent node */
 };
 
-/* Begins a step at the arenas' current marks. */
+/* Begins a step at the arenas' current marks; values are F32 unless the caller sets t.type. */
 tape tape_begin(kctx *k, arena *act, arena *tmp, arena *host, bool training, bool checkpoint);
 
-tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad); /* from act; values undefined */
-tensor *tape_wrap(tape *t, mat val, bool needs_grad);                      /* over memory that outlives its use */
+tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad); /* from act; of t->type; values undefined */
+mat tape_sum(tape *t, int64_t rows, int64_t cols);    /* from act, F32: what kernels add into; values undefined */
+tensor *tape_wrap(tape *t, mat val, bool needs_grad); /* over memory that outlives its use */
 /* Inside a segment that will not be replayed: memory from tmp, and tape_value makes it again from `maker` (any host
  * memory from tape_host); elsewhere the same as tape_tensor. */
 tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker);
@@ -80,8 +82,15 @@ void *tape_record(tape *t, size_t bytes, backward_fn *backward, tensor *out);
 
 mat tape_value(tape *t, const tensor *x); /* in a backward function: val, remade into tmp where needed */
 mat tape_grad(tape *t, tensor *x);        /* allocated and zeroed on first use; data NULL when x needs no gradient */
-/* Scratch of the running op: released when the op or its backward function returns to mark. */
+/* Scratch of the running op, F32: released when the op or its backward function returns to mark. */
 mat tape_scratch(tape *t, int64_t rows, int64_t cols);
+mat tape_scratch_as(tape *t, dtype type, int64_t rows, int64_t cols);
+
+/* Host memory of a batch (tokens, positions, rows ...) as kernels can read it: itself, or on a device a copy in act,
+ * which lives as long as the step. Outside segments only; the caller may write over `from` when the tape is done. */
+const void *tape_put(tape *t, const void *from, size_t bytes);
+/* The batch with tape_put's copies in place of the arrays that kernels read: token, pos, row_sample, start, past. */
+const batch *tape_batch(tape *t, const batch *b);
 
 /* y = f(x). trainable: f has parameters of its own that need gradients. x and y have the same shape. */
 tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x, bool trainable);

@@ -47,7 +47,7 @@ static problem make_problem(arena *a, int64_t rows, int64_t length, const bench_
     static int32_t start[SEQS_MAX + 1], zero[SEQS_MAX];
     const int seqs = (int)(rows / length);
     for (int i = 0; i <= seqs; i++) start[i] = (int32_t)(i * length);
-    problem p = {.c = {o->be, o->threads, NULL, backend_scratch(o->threads)},
+    problem p = {.c = {.be = o->be, .threads = o->threads, .scratch_bytes = backend_scratch(o->threads)},
                  .a = {HEADS, KV_HEADS, DIM, 0.125f, 0, seqs, start, zero, start}};
     mat *wide[] = {&p.q, &p.o, &p.dq, &p.dout}, *narrow[] = {&p.k, &p.v, &p.dk, &p.dv};
     for (int i = 0; i < 4; i++) {

@@ -67,7 +67,7 @@ static const struct {
 
 static void bench_case(const bench_options *o, size_t i) {
     const int64_t out = cases[i].out, in = cases[i].in, n = out * in, rows = o->rows;
-    problem p = {.c = {o->be, o->threads, NULL, backend_scratch(o->threads)}};
+    problem p = {.c = {.be = o->be, .threads = o->threads, .scratch_bytes = backend_scratch(o->threads)}};
     const int64_t wide = out > in && cases[i].run != head ? out : in; /* of x or y, whichever is larger */
     arena a;
     CHECK(!arena_open(&a, "bench",

@@ -70,7 +70,8 @@ static void bench_case(int i, double *all_rows, const bench_options *all) {
     if (o.runs > cases[i].runs) o.runs = cases[i].runs;
     const int64_t rows = cases[i].rows, dim = cases[i].dim, words = cases[i].words;
     const int64_t targets = (rows + cases[i].every - 1) / cases[i].every;
-    problem p = {.c = {o.be, o.threads, NULL, backend_scratch(o.threads)}, .every = cases[i].every};
+    problem p = {.c = {.be = o.be, .threads = o.threads, .scratch_bytes = backend_scratch(o.threads)},
+                 .every = cases[i].every};
     made_weight w;
     arena a;
     CHECK(!arena_open(&a, "bench",

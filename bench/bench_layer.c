@@ -156,7 +156,10 @@ static void bench_shape(const shape *s, const openblas *blas, const bench_option
     const int64_t sizes[PRODUCTS][2] = {{s->dim, s->dim}, {s->kv, s->dim},  {s->kv, s->dim}, {s->dim, s->dim},
                                         {s->ffn, s->dim}, {s->ffn, s->dim}, {s->dim, s->ffn}};
     product p[PRODUCTS * LAYERS_MAX];
-    problem q = {.c = {o->be, o->threads, NULL, backend_scratch(o->threads)}, .blas = *blas, .p = p, .rows = o->rows};
+    problem q = {.c = {.be = o->be, .threads = o->threads, .scratch_bytes = backend_scratch(o->threads)},
+                 .blas = *blas,
+                 .p = p,
+                 .rows = o->rows};
     size_t bytes = q.c.scratch_bytes + (size_t)(2 * 4 * o->rows * s->ffn) + (1 << 16);
     double params = 0;
     for (int i = 0; i < PRODUCTS; i++) {

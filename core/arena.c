@@ -24,6 +24,13 @@ int arena_open(arena *a, const char *name, size_t size) {
     return 0;
 }
 
+int arena_open_in(arena *a, memory *mem, const char *name, size_t size) {
+    if (!mem) return arena_open(a, name, size);
+    size = size ? size : ARENA_ALIGN;
+    *a = (arena){.name = name, .base = mem->map(mem, name, size), .size = size, .mem = mem};
+    return a->base ? 0 : -1;
+}
+
 void arena_plan(arena *a, const char *name) {
     int refused = arena_map(a, name, PLAN_SPAN, PROT_NONE, MAP_NORESERVE);
     CHECK(!refused, "%s", fail_text());
@@ -31,7 +38,10 @@ void arena_plan(arena *a, const char *name) {
 }
 
 void arena_close(arena *a) {
-    if (a->base) munmap(a->base, a->size);
+    if (a->base && a->mem && !a->planning)
+        a->mem->unmap(a->mem, a->base);
+    else if (a->base)
+        munmap(a->base, a->size);
     *a = (arena){0};
 }
 
@@ -49,6 +59,20 @@ void *arena_array(arena *a, size_t n, size_t each) {
     size_t bytes;
     CHECK(!__builtin_mul_overflow(n, each, &bytes), "arena %s: %zu x %zu", a->name, n, each);
     return arena_alloc(a, bytes);
+}
+
+void arena_put(arena *a, void *to, const void *from, size_t bytes) {
+    if (!a->planning) memory_put(a->mem, to, from, bytes);
+}
+
+void arena_get(arena *a, void *to, const void *from, size_t bytes) {
+    if (!a->planning) memory_get(a->mem, to, from, bytes);
+}
+
+void *arena_copy(arena *a, const void *from, size_t bytes) {
+    void *p = arena_alloc(a, bytes);
+    arena_put(a, p, from, bytes);
+    return p;
 }
 
 char *arena_string(arena *a, const char *s) {

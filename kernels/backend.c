@@ -2,6 +2,7 @@
 #include "kernels/backend.h"
 #include "core/error.h"
 
+#include <omp.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,15 @@ const char *backend_for(const char *name, const char *compute_dtype) {
     return agree("", find(name), bf16) ? NULL : name;
 }
 
+/* Backends that are shared objects: plugin.c finds them. */
+static const char *const devices[] = {"cuda", "emu", NULL};
+
+bool backend_is_device(const char *name) {
+    for (int i = 0; devices[i]; i++)
+        if (!strcmp(name, devices[i])) return true;
+    return false;
+}
+
 const backend *backend_open(const char *name) {
     const char *from = "", *env = getenv("PEFT_ISA");
     const bool bf16 = !strcmp(name, "bf16"), choose = bf16 || !strcmp(name, "auto");
@@ -124,6 +134,23 @@ _Static_assert((ATTN_SCRATCH_FLOATS) * sizeof(float) <= THREAD_SCRATCH, "attenti
 size_t backend_scratch(int threads) {
     CHECK(threads >= 1 && threads <= THREADS_MAX, "%d threads", threads);
     return (size_t)threads * THREAD_SCRATCH;
+}
+
+int kctx_open(kctx *c, const backend *be, int threads) {
+    int n = threads ? threads : omp_get_num_procs();
+    *c = (kctx){.be = be, .threads = n < THREADS_MAX ? n : THREADS_MAX};
+    if (be->open) return be->open(c);
+    c->scratch_bytes = (backend_scratch(c->threads) + 63) / 64 * 64;
+    c->scratch = aligned_alloc(64, c->scratch_bytes);
+    return c->scratch ? 0 : fail(EXIT_MEMORY, "memory for kernel scratch: %zu bytes", c->scratch_bytes);
+}
+
+void kctx_close(kctx *c) {
+    if (c->mem && c->be->close)
+        c->be->close(c);
+    else
+        free(c->scratch);
+    *c = (kctx){0};
 }
 
 /* the plan's kernels have parameters, some named after a type, and use none */

@@ -1,5 +1,11 @@
-/* A backend is a table of kernels: "ref" "avx2" "avx512" "neon" (CPU), "plan" (does nothing, sizes only); later "cuda",
- * "emu". kernels.def declares a kernel once for all of them, so a backend that misses one fails to link.
+/* A backend is a table of kernels: "ref" "avx2" "avx512" "neon" (CPU), "plan" (does nothing, sizes only), "cuda" and
+ * "emu" (the same sources on a GPU and on the CPU; shared objects, see plugin.h). kernels.def declares a kernel once
+ * for all of them, so a backend that misses one fails to link.
+ *
+ * On a device (cuda, emu) the arenas run, act, tmp and window and kctx.scratch are the device's memory (core/memory.h),
+ * and so is every pointer that a kernel is given, but for the small structs themselves (weight, attn, rope, dropout,
+ * adamw_hp, adamw8), which the host reads and hands to the kernel by value. Values may be F32 or BF16 there (mat.type);
+ * gradients, everything with "+=", statistics, adapters and the optimiser are F32. CPU backends compute on F32.
  *
  * Canonical numerics, which every CPU backend keeps to the bit, whatever its vector width and number of threads:
  *   - a GEMM output is ONE chain over k = 0, 1, ... of acc = fma(a[k], b[k], acc), started at the value that stands in
@@ -20,6 +26,7 @@
 
 #include "core/arena.h"
 #include "kernels/weight.h"
+
 #include <stdbool.h>
 
 enum { ATTN_BLOCK = 96, HEAD_CHUNK = 384, HEAD_DIM_MAX = 256, THREADS_MAX = 256 };
@@ -30,12 +37,13 @@ enum { ATTN_SCRATCH_FLOATS = 13 * ATTN_BLOCK * HEAD_DIM_MAX + 2 * ATTN_BLOCK * A
 
 typedef struct backend backend;
 
-/* Where a kernel runs. scratch is memory of backend_scratch(threads) bytes, 64-byte aligned, owned by the opener. */
+/* Where a kernel runs. scratch is the backend's memory, 64-byte aligned; kctx_open sizes it. */
 typedef struct kctx {
     const backend *be;
     int threads;
     char *scratch;
     size_t scratch_bytes;
+    memory *mem; /* NULL: the host's. A device's state begins with its memory: streams and handles lie behind it */
 } kctx;
 
 /* Which keys a query row sees. Query row i belongs to sequence s (start[s] <= i < start[s+1]) and is that sequence's
@@ -105,17 +113,18 @@ typedef struct proj_bwd_args {
     mat down;                  /* A [sum r, in] */
 } proj_bwd_args;
 
-/* Results of a step that the host reads one step late. */
+/* Results of a step, in the run arena; the host reads them one step late. step_end fills the second line. */
 typedef struct step_sums {
     double loss, weight, sumsq;
+    double norm, grad_scale; /* of the mean gradient before clipping; 1 / weight, times the clip factor */
     int64_t targets, nonfinite;
 } step_sums;
 
 /* Doubles: 1 - 0.999f differs from 0.001 by 1e-5 of itself, and torch has no such error. */
 typedef struct adamw_hp {
     double lr, beta1, beta2, eps, weight_decay;
-    double grad_scale;        /* 1 / targets, times the clip factor */
     double bias1, bias2_sqrt; /* 1 - beta1^t, sqrt(1 - beta2^t) */
+    const step_sums *sums;    /* grad_scale is read there; nothing is changed when nonfinite is not 0 */
 } adamw_hp;
 
 /* AdamW's moments in 8 bits (Dettmers et al. 2022, as bitsandbytes.optim.AdamW8bit): a moment is map[code] * scale,
@@ -134,8 +143,12 @@ typedef struct adamw8 {
 } adamw8;
 extern const float adamw8_map[256]; /* bitsandbytes' unsigned dynamic map, ascending from 0 to 1 */
 
+/* open: NULL on the CPU. On a device it gives c->mem and c->scratch for a c whose be and threads are set, or returns -1
+ * after fail(EXIT_DEVICE or EXIT_MEMORY); close takes them back. */
 struct backend {
     const char *name;
+    int (*open)(kctx *c);
+    void (*close)(kctx *c);
 #define K(name, args) void(*name) args;
 #include "kernels/kernels.def"
 #undef K
@@ -146,7 +159,10 @@ struct backend {
 void proj_fwd_compose(kctx *c, const proj_fwd_args *p);
 void proj_bwd_compose(kctx *c, const proj_bwd_args *p);
 
-size_t backend_scratch(int threads); /* bytes that kctx.scratch must have */
+size_t backend_scratch(int threads); /* bytes that kctx.scratch must have on a CPU */
+
+int kctx_open(kctx *c, const backend *be, int threads); /* threads 0: one a core; -1 after fail() */
+void kctx_close(kctx *c);                               /* after the arenas in its memory; a zeroed c is closed */
 
 /* name: "auto" takes the best of this machine (or $PEFT_ISA); otherwise one of backend_names(). NULL after
  * fail(EXIT_USAGE) when unknown or not supported by this CPU. */
@@ -157,6 +173,8 @@ const char *const *backend_names(void); /* NULL-terminated: those compiled in an
  * them. */
 const char *backend_for(const char *name,
                         const char *compute_dtype); /* for backend_open; NULL after fail where they clash */
+bool backend_is_device(
+    const char *name); /* "cuda" or "emu", whether or not it is here: kernels have memory of their own */
 extern const backend backend_plan;
 
 #endif

@@ -13,14 +13,23 @@ typedef struct mat {
     int64_t rows, cols, ld;
 } mat;
 
-static inline mat mat_f32(float *data, int64_t rows, int64_t cols) { return (mat){data, F32, rows, cols, cols}; }
-static inline float *mat_row(mat m, int64_t i) { return (float *)m.data + i * m.ld; }
-static inline mat mat_none(void) { return (mat){0}; }
+static inline int64_t mat_bytes(dtype type) { return type == F32 ? 4 : 2; } /* of one element */
+static inline mat mat_of(void *data, dtype type, int64_t rows, int64_t cols) {
+    mat m = {data, type, rows, cols, cols};
+    return m;
+}
+static inline mat mat_f32(float *data, int64_t rows, int64_t cols) { return mat_of(data, F32, rows, cols); }
+static inline float *mat_row(mat m, int64_t i) { return (float *)m.data + i * m.ld; } /* F32 only */
+static inline mat mat_none(void) { return mat_of((void *)0, F32, 0, 0); }
 /* columns [c, c + n) of m */
-static inline mat mat_cols(mat m, int64_t c, int64_t n) { return (mat){(float *)m.data + c, m.type, m.rows, n, m.ld}; }
+static inline mat mat_cols(mat m, int64_t c, int64_t n) {
+    m.data = (char *)m.data + c * mat_bytes(m.type), m.cols = n;
+    return m;
+}
 /* rows [r, r + n) of m */
 static inline mat mat_rows(mat m, int64_t r, int64_t n) {
-    return (mat){(float *)m.data + r * m.ld, m.type, n, m.cols, m.ld};
+    m.data = (char *)m.data + r * m.ld * mat_bytes(m.type), m.rows = n;
+    return m;
 }
 
 #endif

@@ -71,9 +71,10 @@ int generator_open(generator *g, const model_source *src, const inference_option
     static const int32_t worst[PREFILL_ROWS];
     *g = (generator){.context = context};
     g->ids = xcalloc((size_t)context, sizeof *g->ids);
+    g->seen = xcalloc((size_t)src->hp.vocab, sizeof *g->seen);
     g->candidates = xcalloc((size_t)src->hp.vocab, sizeof *g->candidates);
     batch_open(&g->b, PREFILL_ROWS, 1);
-    if (open_base(&g->quant, src, o) || session_plan(&g->s, false) || build(g, src, o)) return -1;
+    if (open_base(&g->quant, src, o) || session_plan(&g->s, o->backend, false) || build(g, src, o)) return -1;
     append(g, worst, context < PREFILL_ROWS ? context : PREFILL_ROWS);
     session planned = g->s;
     kv_cache_close(&g->kv);
@@ -87,7 +88,7 @@ void generator_close(generator *g) {
     session_close(&g->s);
     quant_cache_close(&g->quant);
     batch_close(&g->b);
-    free(g->ids), free(g->candidates);
+    free(g->ids), free(g->candidates), free(g->seen);
     *g = (generator){0};
 }
 
@@ -116,21 +117,25 @@ int generator_resume(generator *g, const int32_t *ids, int n) {
 }
 
 int32_t generator_next(generator *g, const sampling *s) {
-    return sample_token(g->logits, (int)g->s.m.hp.vocab, s, (uint64_t)g->n, g->candidates);
+    const size_t vocab = (size_t)g->s.m.hp.vocab;
+    const float *logits = memory_view(g->s.k.mem, g->logits, g->seen, vocab * sizeof *logits);
+    return sample_token(logits, (int)vocab, s, (uint64_t)g->n, g->candidates);
 }
 
 /* ---- scoring ---- */
 
 static void score(scorer *r) {
-    step_sums sums = {0};
     tape t = session_tape(&r->s, false, false);
+    r->s.k.be->zero(&r->s.k, r->sums, sizeof *r->sums);
     tensor *h = model_forward(&t, &r->s.m, &r->b, NULL);
-    model_loss(&t, &r->s.m, h, &r->b, r->rows, r->target, r->row_weight, r->logprob, &sums);
+    model_loss(&t, &r->s.m, h, &r->b, r->rows, r->target, r->row_weight, r->made, r->sums);
+    arena_get(&r->s.run, r->logprob, r->made, (size_t)r->b.targets * sizeof *r->made);
 }
 
 static int build_scorer(scorer *r, const model_source *src, const inference_options *o) {
     if (load(&r->s, &r->quant, src, o, r->b.rows_max)) return -1;
-    r->logprob = arena_array(&r->s.run, (size_t)r->b.rows_max, sizeof *r->logprob);
+    r->made = arena_array(&r->s.run, (size_t)r->b.rows_max, sizeof *r->made);
+    r->sums = arena_alloc(&r->s.run, sizeof *r->sums);
     return 0;
 }
 
@@ -139,11 +144,11 @@ int scorer_open(scorer *r, const model_source *src, const inference_options *o, 
     size_t n = (size_t)longest;
     int32_t *worst = xcalloc(n, sizeof *worst);
     r->rows = xcalloc(n, sizeof *r->rows), r->target = xcalloc(n, sizeof *r->target);
-    r->row_weight = xcalloc(n, sizeof *r->row_weight);
+    r->row_weight = xcalloc(n, sizeof *r->row_weight), r->logprob = xcalloc(n, sizeof *r->logprob);
     batch_open(&r->b, longest, 1);
     batch_add(&r->b, worst, worst, longest, 0);
     free(worst);
-    if (open_base(&r->quant, src, o) || session_plan(&r->s, false) || build_scorer(r, src, o)) return -1;
+    if (open_base(&r->quant, src, o) || session_plan(&r->s, o->backend, false) || build_scorer(r, src, o)) return -1;
     score(r);
     session planned = r->s;
     int bad = session_open(&r->s, &planned, o->backend, o->threads);
@@ -155,7 +160,7 @@ void scorer_close(scorer *r) {
     session_close(&r->s);
     quant_cache_close(&r->quant);
     batch_close(&r->b);
-    free(r->rows), free(r->target), free(r->row_weight);
+    free(r->rows), free(r->target), free(r->row_weight), free(r->logprob);
     *r = (scorer){0};
 }
 

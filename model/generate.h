@@ -26,6 +26,7 @@ typedef struct generator {
     int32_t *ids; /* [context] tokens in the cache */
     int n, context;
     float *logits; /* [vocab] after the last token; in the run arena */
+    float *seen;   /* [vocab] the same on the host */
     candidate *candidates;
 } generator;
 
@@ -43,6 +44,8 @@ typedef struct scorer {
     batch b;
     int32_t *rows, *target;
     float *row_weight, *logprob; /* [longest] */
+    float *made;                 /* [longest] logprob where the kernels write it, and their sums: in the run arena */
+    step_sums *sums;
 } scorer;
 
 int scorer_open(scorer *r, const model_source *src, const inference_options *o, int longest);

@@ -20,26 +20,44 @@ typedef struct {
 } loader;
 
 /* `made` is what the model computes with; it holds a NaN or an infinity whenever the stored tensor does: the scales of
- * NF4 carry them on (8-bit ones all of them, so the row is looked for in the file). */
+ * NF4 carry them on (8-bit ones all of them, so the row is looked for in the file). On a device the file is looked at.
+ */
 static void check_finite(const loader *ld, const char *name, const weight *file, const weight *made) {
-    if (ld->run->planning || *ld->nonfinite || weight_nonfinite(made) < 0) return;
+    if (ld->run->planning || *ld->nonfinite || weight_nonfinite(ld->run->mem ? file : made) < 0) return;
     *ld->nonfinite = xprintf("tensor '%s': row %ld holds NaN or infinities", name, (long)weight_nonfinite(file));
 }
 
-/* A view; a copy where the file's bytes are not aligned for their type or are in another row order. */
+/* A view; a copy where the file's bytes are not aligned for their type or are in another row order, and always in a
+ * device's memory. */
 static weight settle(const loader *ld, const weight *w, int heads) {
-    size_t align = w->fmt->block == 1 ? (size_t)w->fmt->bytes : 1;
+    size_t align = w->fmt->block == 1 ? (size_t)w->fmt->bytes : 1, bytes = (size_t)weight_bytes(w);
     bool askew = (uintptr_t)w->data % align;
-    if (!heads && !askew) return *w;
+    if (!heads && !askew && !ld->run->mem) return *w;
     weight made = *w;
-    void *copy = arena_alloc(ld->run, (size_t)weight_bytes(w));
+    void *copy = arena_alloc(ld->run, bytes);
     made.data = copy;
     if (ld->run->planning) return made;
-    if (heads)
-        weight_unpermute_rows(w, heads, copy);
-    else
-        memcpy(copy, w->data, (size_t)weight_bytes(w));
+    void *ordered = heads ? xcalloc(bytes, 1) : NULL;
+    if (heads) weight_unpermute_rows(w, heads, ordered);
+    arena_put(ld->run, copy, heads ? ordered : w->data, bytes);
+    free(ordered);
     return made;
+}
+
+/* NF4 of an earlier start, in the file's mapping, as the backend can read it. */
+static void settle_nf4(const loader *ld, weight *w) {
+    if (!ld->run->mem) return;
+    nf4_meta *m = (nf4_meta *)(uintptr_t)w->meta;
+    const int64_t blocks = (w->rows * w->cols + m->blocksize - 1) / m->blocksize;
+    w->data = arena_copy(ld->run, w->data, nf4_data_bytes(w->rows * w->cols));
+    if (m->nested_block == 0) {
+        m->absmax = arena_copy(ld->run, m->absmax, (size_t)blocks * sizeof(float));
+        return;
+    }
+    const int64_t outer = (blocks + m->nested_block - 1) / m->nested_block;
+    m->code = arena_copy(ld->run, m->code, (size_t)blocks);
+    m->nested_absmax = arena_copy(ld->run, m->nested_absmax, (size_t)outer * sizeof(float));
+    m->map = arena_copy(ld->run, m->map, 256 * sizeof(float));
 }
 
 static int load_proj(const loader *ld, proj *p, int layer, const char *module, int64_t rows, int64_t cols) {
@@ -51,7 +69,9 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
     int heads = model_source_permuted(ld->s, name);
     if (!ld->o->load_in_4bit)
         p->w = settle(ld, &w, heads);
-    else if (!quant_cache_weight(ld->o->quant, p->name, rows, cols, &p->w)) {
+    else if (quant_cache_weight(ld->o->quant, p->name, rows, cols, &p->w))
+        settle_nf4(ld, &p->w);
+    else {
         p->w = rows_nf4(&w, heads, ld->o->double_quant, ld->run);
         if (!ld->run->planning) file_drop(w.data, (uint64_t)weight_bytes(&w)); /* not read again */
     }
@@ -62,11 +82,11 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
 static int load_vector(const loader *ld, const float **g, const char *name, int64_t n) {
     weight w;
     if (model_source_weight(ld->s, name, 0, n, &w)) return -1;
-    float *f = arena_array(ld->run, (size_t)n, sizeof *f);
+    float *f = xcalloc((size_t)n, sizeof *f);
     if (!ld->run->planning) w.fmt->dequant(&w, 0, n, f);
-    *g = f;
-    weight made = weight_f32(f, 1, n);
-    check_finite(ld, name, &w, &made);
+    *g = arena_copy(ld->run, f, (size_t)n * sizeof *f);
+    free(f);
+    check_finite(ld, name, &w, &w);
     return 0;
 }
 
@@ -110,17 +130,18 @@ static int load_layer(const loader *ld, layer *l, int i) {
 /* Angles as transformers makes them: theta^(2i/d) and the product with the position are rounded to fp32. */
 static void make_rope(model *m, int64_t positions, arena *run) {
     int64_t half = m->hp.head_dim / 2;
-    float *cosines = arena_array(run, (size_t)(positions * half), sizeof(float));
-    float *sines = arena_array(run, (size_t)(positions * half), sizeof(float));
-    m->rope = (rope){cosines, sines, (int)m->hp.head_dim, positions};
-    if (run->planning) return;
-    for (int64_t i = 0; i < half; i++) {
+    const size_t bytes = (size_t)mul_checked(positions, half) * sizeof(float);
+    float *cosines = xcalloc(bytes, 1), *sines = xcalloc(bytes, 1);
+    for (int64_t i = 0; i < half && !run->planning; i++) {
         float frequency = 1 / (float)pow(m->hp.rope_theta, (double)((float)(2 * i) / (float)m->hp.head_dim));
         for (int64_t p = 0; p < positions; p++) {
             double angle = (double)((float)p * frequency);
             cosines[p * half + i] = (float)cos(angle), sines[p * half + i] = (float)sin(angle);
         }
     }
+    m->rope.cos = arena_copy(run, cosines, bytes), m->rope.sin = arena_copy(run, sines, bytes);
+    m->rope.dim = (int)m->hp.head_dim, m->rope.positions = positions;
+    free(cosines), free(sines);
 }
 
 static void list_groups(model *m) {

@@ -99,8 +99,8 @@ void model_find_trainable(model *m);  /* after adapter_attach: sets first_traina
 /* Hidden states [rows, dim] before the final norm. kv NULL: every sequence is whole and in the batch (training,
  * scoring); else keys and values are appended to the cache and read from it (b->past says how many are there). */
 tensor *model_forward(tape *t, const model *m, const batch *b, kv_cache *kv);
-/* Rows with targets through the final norm and the head: adds to sums, writes logprob [targets]. rows [targets] out:
- * which. */
+/* Rows with targets through the final norm and the head: adds to sums, writes logprob [targets], both of the backend's
+ * memory. rows, target, weight [targets] out: which, what and how much; host memory that outlives the tape. */
 void model_loss(tape *t, const model *m, tensor *h, const batch *b, int32_t *rows, int32_t *target, float *weight,
                 float *logprob, step_sums *sums);
 /* logits [n, vocab] of chosen rows of h. */

@@ -46,24 +46,23 @@ static void quantise(const weight *w, int heads, uint8_t *codes, float *absmax) 
 
 weight rows_nf4(const weight *w, int heads, bool double_quant, arena *run) {
     int64_t n = w->rows * w->cols, blocks = (n + 63) / 64, nested = (blocks + 255) / 256;
-    bool plan = run->planning;
+    bool plan = run->planning, device = run->mem && !plan;
     nf4_meta *meta = xcalloc(1, sizeof *meta);
-    uint8_t *codes = arena_alloc(run, nf4_data_bytes(n));
-    float *absmax = double_quant && !plan ? xcalloc((size_t)blocks, sizeof *absmax) : NULL;
+    uint8_t *data = arena_alloc(run, nf4_data_bytes(n)), *codes = device ? xcalloc(nf4_data_bytes(n), 1) : data;
+    float *absmax = plan ? NULL : xcalloc((size_t)blocks, sizeof *absmax);
     *meta = (nf4_meta){.blocksize = 64, .nested_block = double_quant ? 256 : 0, .map = nf4_dynamic_map};
+    if (!plan) quantise(w, heads, codes, absmax);
     if (double_quant) {
-        uint8_t *code = arena_alloc(run, (size_t)blocks);
-        float *outer = arena_array(run, (size_t)nested, sizeof *outer);
-        meta->code = code, meta->nested_absmax = outer;
-        if (!plan) {
-            quantise(w, heads, codes, absmax);
-            meta->offset = nf4_quant_scales(absmax, blocks, code, outer);
-        }
-    } else {
-        float *plain = arena_array(run, (size_t)blocks, sizeof *plain);
-        meta->absmax = plain;
-        if (!plan) quantise(w, heads, codes, plain);
-    }
+        uint8_t *code = plan ? NULL : xcalloc((size_t)blocks, 1);
+        float *outer = plan ? NULL : xcalloc((size_t)nested, sizeof *outer);
+        if (!plan) meta->offset = nf4_quant_scales(absmax, blocks, code, outer);
+        meta->code = arena_copy(run, code, (size_t)blocks);
+        meta->nested_absmax = arena_copy(run, outer, (size_t)nested * sizeof *outer);
+        if (run->mem) meta->map = arena_copy(run, nf4_dynamic_map, sizeof nf4_dynamic_map);
+        free(code), free(outer);
+    } else
+        meta->absmax = arena_copy(run, absmax, (size_t)blocks * sizeof *absmax);
     free(absmax);
-    return (weight){&weight_formats[FMT_NF4], w->rows, w->cols, 1, codes, meta};
+    if (device) arena_put(run, data, codes, nf4_data_bytes(n)), free(codes);
+    return (weight){&weight_formats[FMT_NF4], w->rows, w->cols, 1, data, meta};
 }

@@ -1,33 +1,33 @@
 #include "model/session.h"
 #include "core/error.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
 enum { HOST_BYTES = 64 << 20 }; /* addresses; pages are touched as nodes are made, some KB a layer */
 
-int session_plan(session *s, bool half) {
-    *s = (session){.k = {.be = &backend_plan, .threads = 1}, .half = half};
+int session_plan(session *s, const char *backend, bool half) {
+    memory *mem = backend_is_device(backend) ? &memory_plan : NULL;
+    *s = (session){.k = {.be = &backend_plan, .threads = 1, .mem = mem}, .half = half};
     arena_plan(&s->run, "run");
     arena_plan(&s->act, "act");
     arena_plan(&s->tmp, "tmp");
     arena_plan(&s->window, "window");
+    s->run.mem = s->act.mem = s->tmp.mem = s->window.mem = mem;
     return arena_open(&s->host, "host", HOST_BYTES);
 }
 
 int session_open(session *s, const session *planned, const char *backend_name, int threads) {
-    *s = (session){.k = {.be = backend_open(backend_name), .threads = threads ? threads : omp_get_num_procs()},
-                   .half = planned->half};
-    if (!s->k.be) return -1;
-    if (s->k.threads > THREADS_MAX) s->k.threads = THREADS_MAX;
-    s->k.scratch_bytes = (backend_scratch(s->k.threads) + 63) / 64 * 64;
-    s->k.scratch = aligned_alloc(64, s->k.scratch_bytes);
-    if (!s->k.scratch) return fail(EXIT_MEMORY, "memory for kernel scratch: %zu bytes", s->k.scratch_bytes);
-    return arena_open(&s->run, "run", planned->run.peak) || arena_open(&s->act, "act", planned->act.peak) ||
-                   arena_open(&s->tmp, "tmp", planned->tmp.peak) ||
-                   arena_open(&s->window, "window", planned->window.peak) ||
+    const backend *be = backend_open(backend_name);
+    *s = (session){.half = planned->half};
+    if (!be || kctx_open(&s->k, be, threads)) return -1;
+    memory *mem = s->k.mem;
+    CHECK(!mem == !planned->k.mem, "planned for another kind of memory than that of '%s'", backend_name);
+    return arena_open_in(&s->run, mem, "run", planned->run.peak) ||
+                   arena_open_in(&s->act, mem, "act", planned->act.peak) ||
+                   arena_open_in(&s->tmp, mem, "tmp", planned->tmp.peak) ||
+                   arena_open_in(&s->window, mem, "window", planned->window.peak) ||
                    arena_open(&s->host, "host", planned->host.peak)
                ? -1
                : 0;
@@ -37,7 +37,7 @@ void session_close(session *s) {
     adapter_close(&s->ad);
     model_close(&s->m);
     arena_close(&s->run), arena_close(&s->act), arena_close(&s->tmp), arena_close(&s->host), arena_close(&s->window);
-    free(s->k.scratch);
+    kctx_close(&s->k);
     *s = (session){0};
 }
 
@@ -53,7 +53,10 @@ int session_load(session *s, const model_source *src, const model_options *o, lo
 tape session_tape(session *s, bool training, bool checkpoint) {
     arena_release(&s->act, 0), arena_release(&s->tmp, 0), arena_release(&s->host, 0);
     tape t = tape_begin(&s->k, &s->act, &s->tmp, &s->host, training, checkpoint);
-    if (s->half && training) t.window = &s->window;
+    if (s->k.mem && s->half)
+        t.type = BF16;
+    else if (s->half && training)
+        t.window = &s->window;
     return t;
 }
 

@@ -12,7 +12,7 @@ typedef struct session {
     /* weights and state; activations; scratch of one op; tensors and nodes themselves; a segment's values with half ==
      * true */
     arena run, act, tmp, host, window;
-    bool half; /* activation_dtype: bf16 */
+    bool half; /* activation_dtype: bf16. On a device values have that type; on a CPU they are kept so between layers */
     model m;
     adapter ad; /* n == 0: none */
 } session;
@@ -20,7 +20,8 @@ typedef struct session {
 /* A session in two passes over the same code. session_plan: arenas that count, kernels that do nothing. After the
  * caller's worst step has been run on it, session_open maps exactly the counted peaks and is given to the same code
  * again. */
-int session_plan(session *s, bool half);
+int session_plan(session *s, const char *backend,
+                 bool half); /* the backend to plan for, by name; it need not be here */
 int session_open(session *s, const session *planned, const char *backend, int threads); /* threads 0: one a core */
 void session_close(session *s);
 /* The model over s->run, and an adapter when lora is not NULL (taken over). */

@@ -2,6 +2,7 @@
 #include "core/error.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 static void *zeros(kctx *k, arena *run, int64_t n, size_t each) {
     void *p = arena_array(run, (size_t)n, each);
@@ -11,15 +12,15 @@ static void *zeros(kctx *k, arena *run, int64_t n, size_t each) {
 
 static int64_t blocks_of(int64_t n) { return (n + ADAMW8_BLOCK - 1) / ADAMW8_BLOCK; }
 
-/* Copies the tensors of lo <= elements < hi and gives them their places in moments of their own. */
-static const adamw8_tensor *place(const adamw_range *tensor, int64_t tensors, int64_t lo, int64_t hi, int64_t *count,
-                                  int64_t *n, int64_t *blocks, arena *run) {
+/* Copies the tensors of lo <= elements < hi to the heap and gives them their places in moments of their own. */
+static adamw8_tensor *place(const adamw_range *tensor, int64_t tensors, int64_t lo, int64_t hi, int64_t *count,
+                            int64_t *n, int64_t *blocks) {
     *count = *n = *blocks = 0;
     for (int64_t i = 0; i < tensors; i++) *count += tensor[i].n >= lo && tensor[i].n < hi;
-    adamw8_tensor *placed = arena_array(run, (size_t)*count, sizeof *placed), *next = placed;
+    adamw8_tensor *placed = xcalloc((size_t)*count, sizeof *placed), *next = placed;
     for (int64_t i = 0; i < tensors; i++) {
         if (tensor[i].n < lo || tensor[i].n >= hi) continue;
-        if (!run->planning) *next++ = (adamw8_tensor){tensor[i].begin, tensor[i].n, *n, *blocks};
+        *next++ = (adamw8_tensor){tensor[i].begin, tensor[i].n, *n, *blocks};
         *n += tensor[i].n, *blocks += blocks_of(tensor[i].n);
     }
     return placed;
@@ -29,8 +30,12 @@ static const adamw8_tensor *place(const adamw_range *tensor, int64_t tensors, in
 static void open_moments(adamw *o, const adamw_range *tensor, int64_t tensors, int64_t least, kctx *k, arena *run) {
     const size_t before = run->used;
     int64_t coded, unused;
-    o->wide = place(tensor, tensors, 0, least, &o->wides, &o->wide_n, &unused, run);
-    o->q.tensor = place(tensor, tensors, least, INT64_MAX, &o->q.tensors, &coded, &o->q.blocks, run);
+    o->wide = place(tensor, tensors, 0, least, &o->wides, &o->wide_n, &unused);
+    adamw8_tensor *small = place(tensor, tensors, least, INT64_MAX, &o->q.tensors, &coded, &o->q.blocks);
+    const size_t listed = (size_t)o->q.tensors * sizeof *small;
+    o->q.tensor = arena_alloc(run, listed);
+    arena_put(run, (void *)(uintptr_t)o->q.tensor, small, listed);
+    free(small);
     CHECK(o->wide_n + coded == o->n, "tensors of %ld elements in a vector of %ld", (long)(o->wide_n + coded),
           (long)o->n);
     o->m = zeros(k, run, o->wide_n, sizeof *o->m), o->v = zeros(k, run, o->wide_n, sizeof *o->v);
@@ -60,24 +65,23 @@ static void update(adamw *o, kctx *k, const adamw_hp *hp) {
     if (o->q.tensors) k->be->adamw_8bit(k, o->param, o->grad, &o->q, hp);
 }
 
-double adamw_step(adamw *o, kctx *k, double lr, step_sums *sums) {
-    sums->sumsq = 0;
+void adamw_step(adamw *o, kctx *k, double lr, step_sums *sums) {
+    k->be->zero(k, &sums->sumsq, sizeof sums->sumsq);
     k->be->sumsq(k, sums, o->grad, o->n);
-    double mean = sums->weight > 0 ? 1 / sums->weight : 0, norm = sqrt(sums->sumsq) * mean;
-    if (sums->nonfinite || !isfinite(sums->loss) || !isfinite(norm)) {
-        sums->nonfinite++;
-        return norm;
-    }
-    double clip = o->max_norm > 0 ? fmin(1, o->max_norm / (norm + 1e-6)) : 1;
+    k->be->step_end(k, sums, o->max_norm);
     o->t++;
     adamw_hp hp = {.lr = lr,
                    .beta1 = o->beta1,
                    .beta2 = o->beta2,
                    .eps = o->eps,
                    .weight_decay = o->weight_decay,
-                   .grad_scale = mean * clip,
                    .bias1 = 1 - pow(o->beta1, (double)o->t),
-                   .bias2_sqrt = sqrt(1 - pow(o->beta2, (double)o->t))};
+                   .bias2_sqrt = sqrt(1 - pow(o->beta2, (double)o->t)),
+                   .sums = sums};
     update(o, k, &hp);
-    return norm;
+}
+
+void adamw_close(adamw *o) {
+    free(o->wide);
+    *o = (adamw){0};
 }

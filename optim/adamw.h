@@ -19,8 +19,8 @@ enum { ADAMW8_MIN = 4096 };
 typedef struct adamw {
     float *param, *grad; /* [n]; the caller's */
     int64_t n;
-    float *m, *v;              /* [wide_n] */
-    const adamw8_tensor *wide; /* [wides] tensors with fp32 moments; `code` is their place in m and v */
+    float *m, *v;        /* [wide_n] */
+    adamw8_tensor *wide; /* [wides] tensors with fp32 moments; `code` is their place in m and v; heap */
     int64_t wides, wide_n;
     adamw8 q;     /* tensors with 8-bit moments; q.tensors may be 0 */
     size_t bytes; /* what the optimiser took of the run arena */
@@ -41,8 +41,10 @@ void adamw_open(adamw *o, float *param, float *grad, int64_t n, kctx *k, arena *
 void adamw_open_8bit(adamw *o, float *param, float *grad, int64_t n, const adamw_range *tensor, int64_t tensors,
                      kctx *k, arena *run);
 
-/* One step: grad holds the sum over targets; sums->weight is what it is divided by, once. Returns the norm of the mean
- * gradient before clipping; nothing is changed when the loss or the gradient is not finite (sums->nonfinite > 0). */
-double adamw_step(adamw *o, kctx *k, double lr, step_sums *sums);
+/* One step: grad holds the sum over targets; sums->weight is what it is divided by, once. sums (the backend's memory)
+ * gets the norm of the mean gradient before clipping. Nothing but t is changed when the loss or the gradient is not
+ * finite (sums->nonfinite > 0): the kernels see to that, and whoever reads sums, later, ends the run. */
+void adamw_step(adamw *o, kctx *k, double lr, step_sums *sums);
+void adamw_close(adamw *o);
 
 #endif

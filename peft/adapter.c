@@ -132,7 +132,7 @@ int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, 
     int64_t n = check_targets(&ad->cfg, groups, n_groups) ? -1 : choose(&ad->cfg, groups, n_groups, chosen, &modules);
     if (n > 0) {
         int64_t at = 0;
-        ad->n = n;
+        ad->n = n, ad->mem = run->mem;
         ad->loras = xcalloc((size_t)modules, sizeof *ad->loras);
         ad->param = arena_array(run, (size_t)n, sizeof(float));
         ad->grad = trainable ? arena_array(run, (size_t)n, sizeof(float)) : NULL;
@@ -144,17 +144,16 @@ int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, 
 }
 
 void adapter_init(adapter *ad, uint64_t seed) {
-    for (int v = 0; v < ad->n_views; v++) {
+    float *all = xcalloc((size_t)ad->n, sizeof *all); /* B stays 0 */
+    for (int v = 0; v < ad->n_views; v += 2) {
         const param *p = &ad->views[v].p;
-        int64_t n = p->rows * p->cols;
-        if (v % 2) { /* B */
-            memset(p->val, 0, (size_t)n * sizeof *p->val);
-            continue;
-        }
         float bound = 1 / sqrtf((float)p->cols);
-        uint64_t at = (uint64_t)(p->val - ad->param);
-        for (int64_t i = 0; i < n; i++) p->val[i] = (2 * rng_uniform(seed, STREAM_INIT, at + (uint64_t)i) - 1) * bound;
+        int64_t at = p->val - ad->param;
+        for (int64_t i = at; i < at + p->rows * p->cols; i++)
+            all[i] = (2 * rng_uniform(seed, STREAM_INIT, (uint64_t)i) - 1) * bound;
     }
+    memory_put(ad->mem, ad->param, all, (size_t)ad->n * sizeof *all);
+    free(all);
 }
 
 void adapter_close(adapter *ad) {

@@ -61,6 +61,7 @@ typedef struct adapter {
     int n_views;
     float *param, *grad; /* flat, [n], in the run arena; grad NULL for inference */
     int64_t n;
+    memory *mem; /* of param and grad */
 } adapter;
 
 /* Attaches to every projection that cfg names (takes cfg over). Within a group the A's lie side by side, then the B's.
@@ -78,7 +79,7 @@ int adapter_file_open(const adapter *ad, const char *dir, safetensors *st);
 int adapter_file_read(const safetensors *st, const adapter_view *v, float *out); /* -1: not finite */
 int adapter_save(const adapter *ad,
                  const char *dir); /* adapter_config.json and adapter_model.safetensors, each atomic */
-/* Any vector with the adapter's layout under the same names (gradients, moments). */
+/* Any vector of the host with the adapter's layout under the same names (gradients, moments). */
 int adapter_save_vector(const adapter *ad, const float *v, const char *path);
 void adapter_close(adapter *ad);
 

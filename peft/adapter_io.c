@@ -110,7 +110,11 @@ int adapter_load(adapter *ad, const char *dir) {
     safetensors st;
     int bad = 0;
     if (adapter_file_open(ad, dir, &st)) return -1;
-    for (int v = 0; v < ad->n_views && !bad; v++) bad = adapter_file_read(&st, &ad->views[v], ad->views[v].p.val);
+    float *all = xcalloc((size_t)ad->n, sizeof *all);
+    for (int v = 0; v < ad->n_views && !bad; v++)
+        bad = adapter_file_read(&st, &ad->views[v], all + (ad->views[v].p.val - ad->param));
+    if (!bad) memory_put(ad->mem, ad->param, all, (size_t)ad->n * sizeof *all);
+    free(all);
     safetensors_close(&st);
     return bad ? -1 : 0;
 }
@@ -146,7 +150,10 @@ int adapter_save_vector(const adapter *ad, const float *vector, const char *path
 
 int adapter_save(const adapter *ad, const char *dir) {
     char *path = path_join(dir, ADAPTER_FILE);
-    int bad = path_make_dirs(dir) || adapter_save_vector(ad, ad->param, path) || lora_config_write(&ad->cfg, dir);
-    free(path);
+    const size_t bytes = (size_t)ad->n * sizeof(float);
+    void *copy = ad->mem ? xcalloc(bytes, 1) : NULL;
+    const float *values = memory_view(ad->mem, ad->param, copy, bytes);
+    int bad = path_make_dirs(dir) || adapter_save_vector(ad, values, path) || lora_config_write(&ad->cfg, dir);
+    free(path), free(copy);
     return bad ? -1 : 0;
 }

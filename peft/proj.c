@@ -39,13 +39,13 @@ static param joint_a(const tape *t, const proj *p, int n) {
 
 static mat dropped(tape *t, const lora *l, mat x, const batch *b) {
     if (!(l->dropout > 0 && t->training)) return x;
-    mat y = tape_scratch(t, x.rows, x.cols);
+    mat y = tape_scratch_as(t, x.type, x.rows, x.cols);
     dropout d = {l->dropout, l->seed, b->epoch, l->site, b->row_sample, b->pos};
     t->k->be->dropout_fwd(t->k, y, x, &d);
     return y;
 }
 
-static void zero_mat(kctx *k, mat m) { k->be->zero(k, m.data, (size_t)(m.rows * m.cols) * sizeof(float)); }
+static void zero_mat(kctx *k, mat m) { k->be->zero(k, m.data, (size_t)(m.rows * m.cols * mat_bytes(m.type))); }
 
 /* h[:, cols of i] = scale_i * drop_i(x) A_i^T */
 static void project_down(tape *t, const proj *p, int n, mat x, const batch *b, mat h) {
@@ -151,9 +151,9 @@ static void forward(tape *t, const proj *p, int n, tensor *x, const batch *b, te
     }
     size_t mark = t->tmp->used;
     proj_node *s = carrier ? tape_record(t, sizeof *s, proj_backward, carrier) : NULL;
-    mat h = {.rows = rows};
+    mat h = mat_of(NULL, F32, rows, 0);
     if (ranks) {
-        h = s ? tape_tensor(t, rows, ranks, false)->val : tape_scratch(t, rows, ranks);
+        h = s ? tape_sum(t, rows, ranks) : tape_scratch(t, rows, ranks);
         project_down(t, p, n, x->val, b, h);
     }
     if (s) s->x = x, s->p = p, s->n = n, s->b = b, s->h = h;
@@ -180,7 +180,7 @@ void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor
 tensor *proj_residual(tape *t, const proj *p, tensor *x, tensor *h, const batch *b) {
     bool needs_grad = h->needs_grad || p->lora;
     int64_t rows = h->val.rows, cols = p->w.rows;
-    tensor *z = t->replaying ? tape_wrap(t, (mat){.rows = rows, .cols = cols, .ld = cols}, needs_grad)
+    tensor *z = t->replaying ? tape_wrap(t, mat_of(NULL, t->type, rows, cols), needs_grad)
                              : tape_tensor(t, rows, cols, needs_grad);
     forward(t, p, 1, h, b, &z);
     return op_add(t, x, z);

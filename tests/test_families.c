@@ -73,7 +73,7 @@ static void open_fixture(fixture *f, const char *model, const char *golden, cons
     if (model_source_open(&f->src, model)) fail_msg("%s", fail_text());
     batch_open(&f->b, ROWS, SEQS);
     add_sequences(&f->b, golden);
-    assert_int_equal(session_plan(&f->s, false), 0);
+    assert_int_equal(session_plan(&f->s, "ref", false), 0);
     build(f, adapter);
     for (int checkpoint = 0; checkpoint < 2; checkpoint++) step(f, checkpoint);
     session planned = f->s;

@@ -85,7 +85,7 @@ static kctx open_ctx(const backend *be, int threads) {
     size_t bytes = backend_scratch(threads);
     char *scratch = aligned_alloc(64, bytes);
     memset(scratch, 0xff, bytes); /* NaNs: what is read before it is written shows */
-    return (kctx){be, threads, scratch, bytes};
+    return (kctx){.be = be, .threads = threads, .scratch = scratch, .scratch_bytes = bytes};
 }
 
 enum { FWD, BWD, GRAD };

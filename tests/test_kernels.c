@@ -242,12 +242,29 @@ static void run_sumsq(lab *l, const int *s) {
     assert_int_equal(bad.nonfinite, (s[0] + 96) / 97);
 }
 
+/* what step_end leaves: clipped to 0.5, a mean over 3 */
+static step_sums *summed(lab *l) {
+    step_sums *sums = take(l, 3 * sizeof *sums);
+    memset(sums, 0, 3 * sizeof *sums);
+    sums[0] = (step_sums){.loss = 2, .weight = 3, .sumsq = 7};
+    sums[1] = (step_sums){.loss = INFINITY, .weight = 3, .sumsq = 7};
+    sums[2] = (step_sums){.loss = 1, .weight = 8, .sumsq = 64};
+    l->c->be->step_end(l->c, &sums[0], 0.5);
+    l->c->be->step_end(l->c, &sums[1], 1);
+    l->c->be->step_end(l->c, &sums[2], 0);
+    assert_true(sums[0].nonfinite == 0 && sums[1].nonfinite == 1 && sums[2].norm == 1 && sums[2].grad_scale == 0.125);
+    return sums;
+}
+
 static void run_adamw(lab *l, const int *s) {
     float *p = vector(l, s[0]), *g = vector(l, s[0]), *m = vector(l, s[0]), *v = vector(l, s[0]);
     for (int i = 0; i < s[0]; i++) v[i] *= v[i];
-    adamw_hp hp = {1e-3, 0.9, 0.999, 1e-8, 0.01, 0.125, 0.19, 0.0447};
+    step_sums *sums = summed(l);
+    adamw_hp hp = {1e-3, 0.9, 0.999, 1e-8, 0.01, 0.19, 0.0447, sums};
     l->c->be->adamw(l->c, p, g, m, v, s[0], &hp);
     l->c->be->adamw(l->c, p, g, m, v, s[0], &hp);
+    sums->nonfinite = 1;
+    l->c->be->adamw(l->c, p, m, v, g, s[0], &hp); /* changes nothing */
 }
 
 /* Three tensors out of order with gaps between them: s[0] elements, the second one a block of zeros and a huge value,
@@ -264,7 +281,7 @@ static void run_adamw8(lab *l, const int *s) {
     memset(m_scale, 0, (size_t)blocks * sizeof *m_scale), memset(v_scale, 0, (size_t)blocks * sizeof *v_scale);
     const adamw8 state = {t, 3, blocks, m, v, m_scale, v_scale};
     float *p = vector(l, all);
-    adamw_hp hp = {1e-3, 0.9, 0.999, 1e-8, 0.01, 0.125, 0.19, 0.0447};
+    adamw_hp hp = {1e-3, 0.9, 0.999, 1e-8, 0.01, 0.19, 0.0447, summed(l)};
     for (int step = 0; step < 3; step++) {
         float *g = vector(l, all);
         for (int64_t i = 0; i < all; i++) g[i] *= expf(4 * draw(l)); /* the maps' decades */
@@ -378,7 +395,7 @@ static size_t run_case(const kernel_case *k, const backend *be, int threads, cha
     char *scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
     memset(scratch, POISON, bytes);
     memset(pool, POISON, clear);
-    kctx c = {be, threads, scratch, bytes};
+    kctx c = {.be = be, .threads = threads, .scratch = scratch, .scratch_bytes = bytes};
     lab l = {&c, pool, 0, 1234, 0};
     k->run(&l, k->s);
     free(scratch);
@@ -482,7 +499,10 @@ static void attention_is_a_function_of_the_row(void **state) {
     (void)state;
     for (const char *const *name = backend_names(); *name; name++) {
         size_t bytes = backend_scratch(2);
-        kctx c = {backend_open(*name), 2, aligned_alloc(64, (bytes + 63) / 64 * 64), bytes};
+        kctx c = {.be = backend_open(*name),
+                  .threads = 2,
+                  .scratch = aligned_alloc(64, (bytes + 63) / 64 * 64),
+                  .scratch_bytes = bytes};
         rows_depend_on_themselves(&c, 0);
         rows_depend_on_themselves(&c, 33);
         gradients_depend_on_seen_rows(&c);

@@ -57,7 +57,7 @@ static void open_fixture(fixture *f, const char *model, bool four_bit, bool lora
     snprintf(path, sizeof path, GOLDEN "%s", model);
     if (model_source_open(&f->src, path)) fail_msg("%s", fail_text());
     batch_open(&f->b, ROWS, SEQS);
-    assert_int_equal(session_plan(&f->s, half), 0);
+    assert_int_equal(session_plan(&f->s, "ref", half), 0);
     build(f, four_bit, lora);
     batch_add(&f->b, ids, ids, ROWS, 0);
     worst_step(f, true);

@@ -41,7 +41,7 @@ typedef struct {
 } setup;
 
 static void open_setup(setup *s, const op_case *c, const backend *be, int threads) {
-    *s = (setup){.c = c, .k = {be, threads, NULL, backend_scratch(threads)}};
+    *s = (setup){.c = c, .k = {.be = be, .threads = threads, .scratch_bytes = backend_scratch(threads)}};
     s->k.scratch = aligned_alloc(64, (s->k.scratch_bytes + 63) / 64 * 64);
     assert_int_equal(arena_open(&s->act, "act", 1 << 22) | arena_open(&s->tmp, "tmp", 1 << 22) |
                          arena_open(&s->host, "host", 1 << 20) | arena_open(&s->fix.mem, "fixture", 1 << 22),

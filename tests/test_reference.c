@@ -321,7 +321,8 @@ static void adamw_is_right(void **state) {
     fill(&p, N, 18);
     for (int t = 1; t <= 10; t++) {
         fill(&g, N, 18 + (uint64_t)t);
-        adamw_hp hp = {lr, b1, b2, eps, decay, 0.25, 1 - pow(b1, t), sqrt(1 - pow(b2, t))};
+        const step_sums sums = {.grad_scale = 0.25};
+        adamw_hp hp = {lr, b1, b2, eps, decay, 1 - pow(b1, t), sqrt(1 - pow(b2, t)), &sums};
         adamw_ref(&ctx, p.f, g.f, m, v, N, &hp);
         for (int i = 0; i < N; i++) {
             double grad = g.d[i] / 4;

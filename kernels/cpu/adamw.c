@@ -41,9 +41,12 @@ void ISA(sumsq)(kctx *c, step_sums *sums, const float *x, int64_t n) {
     sums->nonfinite += bad;
 }
 
+void ISA(step_end)(kctx *c, step_sums *sums, double max_norm) { step_end_ref(c, sums, max_norm); }
+
 void ISA(adamw)(kctx *c, float *p, const float *g, float *m, float *v, int64_t n, const adamw_hp *hp) {
+    if (hp->sums->nonfinite) return;
     const v16 keep = v16_set1((float)(1.0 - hp->lr * hp->weight_decay)), step = v16_set1((float)(hp->lr / hp->bias1));
-    const v16 scale = v16_set1((float)hp->grad_scale), a1 = v16_set1((float)(1.0 - hp->beta1));
+    const v16 scale = v16_set1((float)hp->sums->grad_scale), a1 = v16_set1((float)(1.0 - hp->beta1));
     const v16 b2 = v16_set1((float)hp->beta2), a2 = v16_set1((float)(1.0 - hp->beta2));
     const v16 root = v16_set1((float)hp->bias2_sqrt), eps = v16_set1((float)hp->eps);
     int threads = team(c, 4 * n);

@@ -94,10 +94,11 @@ static const adamw8_tensor *tensor_of(const adamw8 *s, int64_t block) {
 }
 
 void ISA(adamw_8bit)(kctx *c, float *p, const float *g, const adamw8 *s, const adamw_hp *hp) {
+    if (hp->sums->nonfinite) return;
     coders *t = (coders *)c->scratch;
     const constants k = {.keep = v16_set1((float)(1.0 - hp->lr * hp->weight_decay)),
                          .step = v16_set1((float)(hp->lr / hp->bias1)),
-                         .scale = v16_set1((float)hp->grad_scale),
+                         .scale = v16_set1((float)hp->sums->grad_scale),
                          .a1 = v16_set1((float)(1.0 - hp->beta1)),
                          .b2 = v16_set1((float)hp->beta2),
                          .a2 = v16_set1((float)(1.0 - hp->beta2)),

@@ -100,6 +100,7 @@ static float quantise(const float *map, const float *x, int64_t n, uint8_t *code
 }
 
 void adamw_8bit_ref(kctx *c, float *p, const float *g, const adamw8 *s, const adamw_hp *hp) {
+    if (hp->sums->nonfinite) return;
     for (int64_t t = 0; t < s->tensors; t++)
         for (int64_t at = 0; at < s->tensor[t].n; at += ADAMW8_BLOCK) {
             float m[ADAMW8_BLOCK], v[ADAMW8_BLOCK];

@@ -120,12 +120,21 @@ void sumsq_ref(kctx *c, step_sums *sums, const float *x, int64_t n) {
     }
 }
 
+void step_end_ref(kctx *c, step_sums *sums, double max_norm) {
+    (void)c;
+    double mean = sums->weight > 0 ? 1 / sums->weight : 0;
+    sums->norm = sqrt(sums->sumsq) * mean;
+    sums->grad_scale = mean * (max_norm > 0 ? fmin(1, max_norm / (sums->norm + 1e-6)) : 1);
+    sums->nonfinite += !isfinite(sums->loss) || !isfinite(sums->norm);
+}
+
 /* AdamW (Loshchilov & Hutter 2019, algorithm 2, in the form of torch.optim.AdamW). Scalars are made in double, rounded
  * once. */
 void adamw_ref(kctx *c, float *p, const float *g, float *m, float *v, int64_t n, const adamw_hp *hp) {
     (void)c;
+    if (hp->sums->nonfinite) return;
     float keep = (float)(1.0 - hp->lr * hp->weight_decay), step = (float)(hp->lr / hp->bias1);
-    float scale = (float)hp->grad_scale, a1 = (float)(1.0 - hp->beta1), b2 = (float)hp->beta2,
+    float scale = (float)hp->sums->grad_scale, a1 = (float)(1.0 - hp->beta1), b2 = (float)hp->beta2,
           a2 = (float)(1.0 - hp->beta2);
     float root = (float)hp->bias2_sqrt, eps = (float)hp->eps;
     for (int64_t i = 0; i < n; i++) {
