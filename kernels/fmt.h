@@ -43,5 +43,18 @@ FMT_QUANT(q4_1);
 FMT_QUANT(q5_0);
 FMT_QUANT(q5_1);
 FMT_QUANT(q8_0);
+FMT_QUANT(q4_k);
+FMT_QUANT(q5_k);
+FMT_QUANT(q6_k);
+
+/* w [n]: what the squared error of each element weighs; NULL (K-quants only): 1. */
+#define FMT_QUANT_WEIGHTED(name) void fmt_##name##_quant_weighted(const float *x, const float *w, int64_t n, void *dst)
+FMT_QUANT_WEIGHTED(q4_0);
+FMT_QUANT_WEIGHTED(q4_1);
+FMT_QUANT_WEIGHTED(q5_0);
+FMT_QUANT_WEIGHTED(q5_1);
+FMT_QUANT_WEIGHTED(q4_k);
+FMT_QUANT_WEIGHTED(q5_k);
+FMT_QUANT_WEIGHTED(q6_k);
 
 #endif

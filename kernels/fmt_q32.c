@@ -4,6 +4,7 @@
  * Source: ggml's reference quantisers; bits are those of gguf-py (gguf/quants.py). The product of
  * 11 and at most 8 bits is exact in fp32, so a fused kernel may use FMA and keep the bits. */
 #include "kernels/fmt.h"
+#include "kernels/fmt_fit.h"
 #include <math.h>
 
 enum { N = 32, H = 16 };
@@ -175,5 +176,62 @@ void fmt_q8_0_quant(const float *x, int64_t n, void *dst) {
             const int whole = level(a, 127), q = whole + (a - (float)whole >= 0.5f && whole < 127);
             b[2 + j] = (uint8_t)(v < 0 ? -q : q);
         }
+    }
+}
+
+/* ---- with an importance of each element: least squares instead of the extremes (ggml searches likewise) ---- */
+
+static void weighted_signed(const float *x, const float *w, int half, uint8_t *d16, uint8_t *q) {
+    float v[N];
+    fmt_put_f16(d16, fit_symmetric(x, w, N, half, v));
+    fit_levels(x, w, N, fmt_f16(d16), 0, (float)-half, (float)(half - 1), v);
+    for (int j = 0; j < N; j++) q[j] = (uint8_t)((int)v[j] + half);
+}
+
+/* fit_affine wants a minimum of 0 or below: the block is moved under 0 first. */
+static void weighted_affine(const float *x, const float *w, int levels, uint8_t *d16, uint8_t *q) {
+    float moved[N], v[N], top = x[0];
+    for (int j = 0; j < N; j++) top = x[j] > top ? x[j] : top;
+    for (int j = 0; j < N; j++) moved[j] = x[j] - top;
+    const fit_line f = fit_affine(moved, w, N, levels, v);
+    fmt_put_f16(d16, f.scale), fmt_put_f16(d16 + 2, top - f.min);
+    double sum = 0, weight = 0; /* the best minimum for the scale as it was rounded */
+    for (int j = 0; j < N; j++) sum += (double)w[j] * (double)(x[j] - fmt_f16(d16) * v[j]), weight += (double)w[j];
+    if (weight > 0) fmt_put_f16(d16 + 2, (float)(sum / weight));
+    fit_levels(x, w, N, fmt_f16(d16), -fmt_f16(d16 + 2), 0, (float)levels, v);
+    for (int j = 0; j < N; j++) q[j] = (uint8_t)v[j];
+}
+
+void fmt_q4_0_quant_weighted(const float *x, const float *w, int64_t n, void *dst) {
+    uint8_t *b = dst, q[N];
+    for (int64_t i = 0; i < n; i += N, b += 18) {
+        weighted_signed(x + i, w + i, 8, b, q);
+        put_nibbles(q, b + 2);
+    }
+}
+
+void fmt_q4_1_quant_weighted(const float *x, const float *w, int64_t n, void *dst) {
+    uint8_t *b = dst, q[N];
+    for (int64_t i = 0; i < n; i += N, b += 20) {
+        weighted_affine(x + i, w + i, 15, b, q);
+        put_nibbles(q, b + 4);
+    }
+}
+
+void fmt_q5_0_quant_weighted(const float *x, const float *w, int64_t n, void *dst) {
+    uint8_t *b = dst, q[N];
+    for (int64_t i = 0; i < n; i += N, b += 22) {
+        weighted_signed(x + i, w + i, 16, b, q);
+        put_fifth_bits(q, b + 2);
+        put_nibbles(q, b + 6);
+    }
+}
+
+void fmt_q5_1_quant_weighted(const float *x, const float *w, int64_t n, void *dst) {
+    uint8_t *b = dst, q[N];
+    for (int64_t i = 0; i < n; i += N, b += 24) {
+        weighted_affine(x + i, w + i, 31, b, q);
+        put_fifth_bits(q, b + 4);
+        put_nibbles(q, b + 8);
     }
 }

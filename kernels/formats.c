@@ -22,6 +22,20 @@ const weight_format *format_by_ggml(int ggml_type) {
     return NULL;
 }
 
+void weight_quant(const weight_format *f, const float *x, const float *importance, int64_t n, void *dst) {
+    static void (*const weighted[FORMATS])(const float *, const float *, int64_t, void *) = {
+        [FMT_Q4_0] = fmt_q4_0_quant_weighted, [FMT_Q4_1] = fmt_q4_1_quant_weighted,
+        [FMT_Q5_0] = fmt_q5_0_quant_weighted, [FMT_Q5_1] = fmt_q5_1_quant_weighted,
+        [FMT_Q4_K] = fmt_q4_k_quant_weighted, [FMT_Q5_K] = fmt_q5_k_quant_weighted,
+        [FMT_Q6_K] = fmt_q6_k_quant_weighted,
+    };
+    CHECK(f->quant && n % f->block == 0, "%ld elements into %s", (long)n, f->name);
+    if (importance && weighted[f->id])
+        weighted[f->id](x, importance, n, dst);
+    else
+        f->quant(x, n, dst);
+}
+
 int64_t weight_bytes(const weight *w) {
     const weight_format *f = w->fmt;
     const int64_t n = mul_checked(mul_checked(w->rows, w->cols), w->count);

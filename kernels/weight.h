@@ -66,7 +66,10 @@ enum {
 extern const weight_format weight_formats[FORMATS];
 const weight_format *format_by_name(const char *name);
 const weight_format *format_by_ggml(int ggml_type); /* NULL when this build does not read it */
-int64_t weight_bytes(const weight *w);              /* of data, as stored */
+/* Quantises n elements (whole blocks). importance [n]: what the squared error of each element weighs, or NULL: all
+ * alike. Formats whose levels follow from a block's extremes alone (floats, Q8_0) take no notice of it. */
+void weight_quant(const weight_format *f, const float *x, const float *importance, int64_t n, void *dst);
+int64_t weight_bytes(const weight *w); /* of data, as stored */
 
 /* GGUF keeps the rows of llama's q and k interleaved in each head: its row h*D + 2j is row h*D + j of Hugging Face, its
  * row h*D + 2j + 1 is row h*D + D/2 + j (D = rows / heads, even; heads of k are the key-value heads). Copies whole

@@ -137,6 +137,41 @@ static void test_ggml_quant(void **state) {
     assert_int_equal(tested, 7);
 }
 
+/* Searching quantisers on real weights leave no more squared error than ggml's own (make_k_quant.py), weighted by an
+ * importance of each column or not; and the importance is what makes the difference. */
+static void test_search(void **state) {
+    (void)state;
+    golden g = golden_read("k_quant");
+    static const char *const names[] = {"q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1"};
+    int64_t n, cols;
+    const float *x = get_floats(&g, "x", &n), *importance = get_floats(&g, "importance", &cols);
+    float *each = malloc((size_t)n * sizeof *each), *y = malloc((size_t)n * sizeof *y);
+    uint8_t *raw = malloc((size_t)n * 4);
+    for (int64_t i = 0; i < n; i++) each[i] = importance[i % cols];
+    for (size_t f = 0; f < sizeof names / sizeof *names; f++) {
+        const weight_format *fmt = format_by_name(names[f]);
+        const float *theirs = get_floats(&g, names[f], NULL);
+        const weight w = {fmt, n / cols, cols, 1, raw, NULL};
+        double error[2] = {0, 0}, careless = 0;
+        for (int k = 0; k < 2; k++) {
+            weight_quant(fmt, x, k ? each : NULL, n, raw);
+            fmt->dequant(&w, 0, n, y);
+            for (int64_t i = 0; i < n; i++) {
+                const double d = (double)(y[i] - x[i]) * (double)(y[i] - x[i]);
+                error[k] += k ? d * (double)each[i] : d;
+                careless += k ? 0 : d * (double)each[i];
+            }
+        }
+        if (f < 3 && !(error[0] <= (double)theirs[0]))
+            fail_msg("%s: squared error %g, ggml %g", names[f], error[0], (double)theirs[0]);
+        if (!(error[1] <= (double)theirs[1]))
+            fail_msg("%s: weighted squared error %g, ggml %g", names[f], error[1], (double)theirs[1]);
+        if (!(error[1] < careless)) fail_msg("%s: %g with the importance, %g without", names[f], error[1], careless);
+    }
+    free(each), free(y), free(raw);
+    golden_free(&g);
+}
+
 static void test_f32(void **state) {
     (void)state;
     float x[100], back[100];
@@ -292,7 +327,8 @@ static void test_hostile(void **state) {
     static const uint32_t odd[] = {0x7fc00000, 0x7f800000, 0xff800000, 0x7f7fffff, 0xff7fffff, 1,
                                    0x80000001, 0x00800000, 0x80000000, 0x3f800000, 0xffffffff};
     static uint8_t raw[2560];
-    static float x[512], y[512];
+    static float x[512], y[512], weights[512];
+    for (int i = 0; i < 256; i++) weights[i] = 1; /* and 0: channels that no text has used */
     for (int round = 0; round < 64; round++) {
         for (int i = 0; i < 512; i++) {
             const uint32_t r = rng_u32(7, STREAM_TEST, (uint64_t)(round * 512 + i));
@@ -301,7 +337,7 @@ static void test_hostile(void **state) {
         for (int f = 0; f < FORMATS; f++) {
             const weight_format *fmt = &weight_formats[f];
             if (fmt->quant)
-                fmt->quant(x, 512, raw);
+                weight_quant(fmt, x, round % 3 ? NULL : weights, 512, raw);
             else
                 memset(raw, round < 2 ? 0xff : (int)(rng_u32(8, STREAM_TEST, (uint64_t)round) & 255), sizeof raw);
             float absmax[8] = {float_of(odd[round % 11]), 1, 1, 1, 1, 1, 1, 1};
@@ -360,7 +396,7 @@ int main(void) {
         cmocka_unit_test(test_halves),          cmocka_unit_test(test_nf4_quant),  cmocka_unit_test(test_nf4_cases),
         cmocka_unit_test(test_nf4_dequant),     cmocka_unit_test(test_nf4_bytes),  cmocka_unit_test(test_nf4_scales),
         cmocka_unit_test(test_nf4_scales_flat), cmocka_unit_test(test_hostile),    cmocka_unit_test(test_lookup),
-        cmocka_unit_test(test_unpermute),
+        cmocka_unit_test(test_unpermute),       cmocka_unit_test(test_search),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
