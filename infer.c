@@ -2,11 +2,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json.h"
-#include "core/progress.h"
 #include "core/threads.h"
 #include "data/chat.h"
+#include "engine/engine.h"
 #include "infer_score.h"
-#include "model/generate.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -16,12 +15,17 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { STOPS_MAX = 16 };
+
 typedef struct options {
     const char *model, *prompt, *score, *system, *chat_template;
     inference_options how;
     sampling sampling;
+    const char *stop[STOPS_MAX];
+    int stops;
     int max_tokens, context;
-    bool chat, json;
+    kv_type kv_type;
+    bool chat, json, ignore_eos;
 } options;
 
 typedef struct app {
@@ -29,7 +33,7 @@ typedef struct app {
     model_source src;
     tokenizer *tok;
     chat_template *chat;
-    generator g;
+    engine *e;
 } app;
 
 /* ---- options ---- */
@@ -51,9 +55,17 @@ static const char usage_text[] =
     "  --score FILE       one row of JSON a line with \"text\" or \"input_ids\"; prints input_ids, logprobs, nll, perplexity\n"
     "  --max-tokens N     tokens to generate at most (256)\n"
     "  --context N        tokens the cache holds (the model's, at most 4096)\n"
+    "  --kv-cache-type T  of keys and values: f32, bf16, q8_0 (f32)\n"
+    "  --ignore-eos       go on past the end token, to --max-tokens\n"
+    "  --stop TEXT        the answer ends before TEXT; may be given several times\n"
     "  --temperature X    0 = always the most probable token (0.8)\n"
     "  --top-p X          keep the most probable tokens that make up X (0.95)\n"
     "  --top-k N          keep the N most probable tokens, 0 = all (40)\n"
+    "  --min-p X          of these keep the ones with X times the largest probability (0)\n"
+    "  --repeat-penalty X      divides positive and multiplies negative logits of recent tokens (1 = none)\n"
+    "  --repeat-last-n N       how many tokens are recent; -1 = all (64)\n"
+    "  --presence-penalty X    off the logit of every token of the answer (0)\n"
+    "  --frequency-penalty X   likewise, for each time it came (0)\n"
     "  --seed N           of the choice of tokens (0)\n"
     "  --json             one JSON object for an answer instead of text\n"
     "  --threads N        0 = one for each core (0)\n"
@@ -75,7 +87,15 @@ enum {
     OPT_TEMPERATURE,
     OPT_TOP_P,
     OPT_TOP_K,
+    OPT_MIN_P,
+    OPT_REPEAT,
+    OPT_LAST_N,
+    OPT_PRESENCE,
+    OPT_FREQUENCY,
     OPT_SEED,
+    OPT_KV,
+    OPT_IGNORE_EOS,
+    OPT_STOP,
     OPT_JSON,
     OPT_THREADS,
     OPT_BACKEND,
@@ -97,7 +117,15 @@ static const struct option long_options[] = {{"model", 1, NULL, OPT_MODEL},
                                              {"temperature", 1, NULL, OPT_TEMPERATURE},
                                              {"top-p", 1, NULL, OPT_TOP_P},
                                              {"top-k", 1, NULL, OPT_TOP_K},
+                                             {"min-p", 1, NULL, OPT_MIN_P},
+                                             {"repeat-penalty", 1, NULL, OPT_REPEAT},
+                                             {"repeat-last-n", 1, NULL, OPT_LAST_N},
+                                             {"presence-penalty", 1, NULL, OPT_PRESENCE},
+                                             {"frequency-penalty", 1, NULL, OPT_FREQUENCY},
                                              {"seed", 1, NULL, OPT_SEED},
+                                             {"kv-cache-type", 1, NULL, OPT_KV},
+                                             {"ignore-eos", 0, NULL, OPT_IGNORE_EOS},
+                                             {"stop", 1, NULL, OPT_STOP},
                                              {"json", 0, NULL, OPT_JSON},
                                              {"threads", 1, NULL, OPT_THREADS},
                                              {"backend", 1, NULL, OPT_BACKEND},
@@ -120,33 +148,59 @@ static int take_bool(const char *name, const char *text, bool *out) {
     return fail(EXIT_USAGE, "--%s: found '%s', expected true or false", name, text);
 }
 
+/* Numbers: their range, whether they are whole, and where they go. */
+typedef struct {
+    int opt;
+    double lo, hi;
+    int *whole;
+    double *real;
+} number_row;
+
 static int take_number(options *o, int opt, const char *name, const char *text) {
+    sampling *s = &o->sampling;
+    const number_row rows[] = {{OPT_MAX, 1, 1 << 28, &o->max_tokens, NULL},
+                               {OPT_CONTEXT, 1, 1 << 28, &o->context, NULL},
+                               {OPT_THREADS, 0, THREADS_MAX, &o->how.threads, NULL},
+                               {OPT_TOP_K, 0, 1 << 28, &s->top_k, NULL},
+                               {OPT_LAST_N, -1, 1 << 28, &s->repeat_last_n, NULL},
+                               {OPT_TEMPERATURE, 0, 100, NULL, &s->temperature},
+                               {OPT_TOP_P, 0, 1, NULL, &s->top_p},
+                               {OPT_MIN_P, 0, 1, NULL, &s->min_p},
+                               {OPT_REPEAT, 1e-3, 1e3, NULL, &s->repetition},
+                               {OPT_PRESENCE, -100, 100, NULL, &s->presence},
+                               {OPT_FREQUENCY, -100, 100, NULL, &s->frequency}};
     double x;
-    bool real = opt == OPT_TEMPERATURE || opt == OPT_TOP_P;
-    double hi = opt == OPT_TEMPERATURE ? 100
-                : opt == OPT_TOP_P     ? 1
-                : opt == OPT_THREADS   ? THREADS_MAX
-                : opt == OPT_SEED      ? 9e15
-                                       : 1 << 28;
-    double lo = opt == OPT_MAX || opt == OPT_CONTEXT ? 1 : 0;
-    if (number(name, text, lo, hi, !real, &x)) return -1;
-    switch (opt) {
-    case OPT_MAX: o->max_tokens = (int)x; break;
-    case OPT_CONTEXT: o->context = (int)x; break;
-    case OPT_TEMPERATURE: o->sampling.temperature = x; break;
-    case OPT_TOP_P: o->sampling.top_p = x; break;
-    case OPT_TOP_K: o->sampling.top_k = (int)x; break;
-    case OPT_SEED: o->sampling.seed = (uint64_t)x; break;
-    default: o->how.threads = (int)x;
+    if (opt == OPT_SEED) {
+        if (number(name, text, 0, 9e15, true, &x)) return -1;
+        s->seed = (uint64_t)x;
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const number_row *r = &rows[i];
+        if (r->opt != opt) continue;
+        if (number(name, text, r->lo, r->hi, r->whole != NULL, &x)) return -1;
+        if (r->whole)
+            *r->whole = (int)x;
+        else
+            *r->real = x;
     }
     return 0;
+}
+
+static int take_kv(options *o, const char *text) {
+    for (int i = 0; i < KV_TYPES; i++)
+        if (!strcmp(kv_type_names[i], text)) {
+            o->kv_type = (kv_type)i;
+            return 0;
+        }
+    return fail(EXIT_USAGE, "--kv-cache-type: found '%s', expected f32, bf16 or q8_0", text);
 }
 
 static int parse(options *o, int argc, char **argv) {
     *o = (options){
         .how = {.backend = "auto", .double_quant = true, .cache = {QUANT_CACHE_ON, NULL, QUANT_CACHE_MIN_BYTES}},
         .max_tokens = 256,
-        .sampling = {.temperature = 0.8, .top_p = 0.95, .top_k = 40}};
+        .sampling = {.temperature = 0.8, .top_p = 0.95, .top_k = 40, .repetition = 1, .repeat_last_n = 64}};
     int opt, index = 0;
     while ((opt = getopt_long(argc, argv, "", long_options, &index)) >= 0) switch (opt) {
         case OPT_MODEL: o->model = optarg; break;
@@ -166,6 +220,14 @@ static int parse(options *o, int argc, char **argv) {
         case OPT_SYSTEM: o->system = optarg; break;
         case OPT_SCORE: o->score = optarg; break;
         case OPT_JSON: o->json = true; break;
+        case OPT_IGNORE_EOS: o->ignore_eos = true; break;
+        case OPT_KV:
+            if (take_kv(o, optarg)) return -1;
+            break;
+        case OPT_STOP:
+            if (o->stops == STOPS_MAX) return fail(EXIT_USAGE, "--stop: more than %d of them", STOPS_MAX);
+            o->stop[o->stops++] = optarg;
+            break;
         case OPT_BACKEND: o->how.backend = optarg; break;
         case OPT_HELP: fputs(usage_text, stdout); exit(EXIT_DONE);
         case '?': return fail(EXIT_USAGE, "see ./infer --help");
@@ -182,66 +244,52 @@ static int parse(options *o, int argc, char **argv) {
 
 /* ---- one answer ---- */
 
-typedef struct answer {
-    int prompt_tokens, tokens;
-    double prefill_seconds, decode_seconds, first_token_seconds;
-    char *text;
+typedef struct reply {
+    request_stats stats;
+    char *text; /* heap */
     size_t length;
-} answer;
+} reply;
 
-static void emit(const app *a, answer *r, FILE *text, const char *bytes, int n) {
-    fwrite(bytes, 1, (size_t)n, text);
-    if (a->o.json || !n) return;
-    fwrite(bytes, 1, (size_t)n, stdout);
-    fflush(stdout);
-    (void)r;
-}
-
-/* Feeds the prompt (what differs from the cache of it) and generates until an end-of-generation token. */
-static int generate(app *a, const token_list *prompt, answer *r) {
-    generator *g = &a->g;
-    utf8_stream whole = {0};
-    char *out = NULL;
-    *r = (answer){.prompt_tokens = (int)prompt->n};
+/* One request from beginning to end; the engine finds what it has computed of the prompt before. */
+static int generate(app *a, const token_list *prompt, reply *r) {
+    const options *o = &a->o;
+    request q = REQUEST_PLAIN;
+    q.prompt = prompt->id, q.n = (int)prompt->n, q.max_tokens = o->max_tokens, q.sampling = o->sampling;
+    q.ignore_eog = o->ignore_eos, q.stop = o->stop, q.stops = o->stops;
+    *r = (reply){0};
+    if (engine_add(a->e, &q) < 0) return -1;
     FILE *text = open_memstream(&r->text, &r->length);
-    double began = seconds_now();
-    int fed = generator_resume(g, prompt->id, (int)prompt->n);
-    double prefilled = seconds_now();
-    int room = g->context - g->n < a->o.max_tokens ? g->context - g->n : a->o.max_tokens;
-    while (fed >= 0 && r->tokens < room) {
-        int32_t id = generator_next(g, &a->o.sampling);
-        if (!r->tokens++) r->first_token_seconds = seconds_now() - began;
-        if (tokenizer_is_eog(a->tok, id)) break;
-        int n;
-        const char *bytes = tokenizer_is_special(a->tok, id) ? (n = 0, "") : tokenizer_bytes(a->tok, id, &n);
-        out = xrealloc(out, UTF8_STREAM_OUT((size_t)n), 1);
-        emit(a, r, text, out, utf8_stream_feed(&whole, bytes, n, out));
-        if (r->tokens < room && generator_feed(g, &id, 1)) fed = -1;
-    }
-    out = xrealloc(out, UTF8_STREAM_OUT(0), 1);
-    emit(a, r, text, out, utf8_stream_end(&whole, out));
-    r->prefill_seconds = prefilled - began, r->decode_seconds = seconds_now() - prefilled;
+    while (engine_step(a->e))
+        for (engine_event ev; engine_next(a->e, &ev);) {
+            r->stats = ev.stats;
+            fwrite(ev.text, 1, (size_t)ev.bytes, text);
+            if (o->json || !ev.bytes) continue;
+            fwrite(ev.text, 1, (size_t)ev.bytes, stdout);
+            fflush(stdout);
+        }
     fclose(text);
-    free(out);
-    return fed < 0 ? -1 : 0;
+    return 0;
 }
 
 static double rate(double n, double seconds) { return seconds > 0 ? n / seconds : 0; }
 
-static void report(const app *a, const answer *r) {
-    double prefill = rate(r->prompt_tokens, r->prefill_seconds),
-           decode = rate(r->tokens > 1 ? r->tokens - 1 : 0, r->decode_seconds);
+static void report(const app *a, const reply *r) {
+    const request_stats *s = &r->stats;
+    int tokens = s->completion_tokens;
+    double first = s->queue_seconds + s->prefill_seconds;
+    double prefill = rate(s->prompt_tokens - s->cached_tokens, s->prefill_seconds),
+           decode = rate(tokens > 1 ? tokens - 1 : 0, s->decode_seconds);
     uint64_t rss = peak_rss_bytes();
     if (!a->o.json) {
         fflush(stdout);
         fprintf(stderr, "\n[prompt %d tokens, %.0f/s; answer %d tokens, %.1f/s; first after %.2f s; %.0f MiB]\n",
-                r->prompt_tokens, prefill, r->tokens, decode, r->first_token_seconds, (double)rss / 1048576);
+                s->prompt_tokens, prefill, tokens, decode, first, (double)rss / 1048576);
         return;
     }
     json_t *o =
-        json_pack("{s:i,s:i,s:s%,s:f,s:f,s:f,s:I}", "prompt_tokens", r->prompt_tokens, "completion_tokens", r->tokens,
+        json_pack("{s:i,s:i,s:s%,s:f,s:f,s:f,s:I}", "prompt_tokens", s->prompt_tokens, "completion_tokens", tokens,
                   "text", r->text, r->length, "prefill_tokens_per_second", prefill, "decode_tokens_per_second", decode,
-                  "time_to_first_token_seconds", r->first_token_seconds, "peak_rss_bytes", (json_int_t)rss);
+                  "time_to_first_token_seconds", first, "peak_rss_bytes", (json_int_t)rss);
     CHECK(o, "answer as JSON%s", "");
     json_dumpf(o, stdout, 0);
     putchar('\n');
@@ -251,10 +299,9 @@ static void report(const app *a, const answer *r) {
 
 static int run_prompt(app *a) {
     token_list ids = {0};
-    answer r = {0};
+    reply r = {0};
     int bad =
         tokenizer_encode(a->tok, a->o.prompt, (int64_t)strlen(a->o.prompt), TOKENIZE_SPECIAL | TOKENIZE_ADD, &ids);
-    if (!bad && !ids.n) bad = fail(EXIT_USAGE, "--prompt: no token in it and the tokenizer adds none");
     bad = bad || generate(a, &ids, &r);
     if (!bad) report(a, &r);
     token_list_free(&ids);
@@ -271,7 +318,7 @@ static void say(json_t *history, const char *role, const char *content, size_t n
 static int answer_turn(app *a, json_t *history, const char *content) {
     chat_text text = {0};
     token_list ids = {0};
-    answer r = {0};
+    reply r = {0};
     const chat_options o = {.add_generation_prompt = true};
     say(history, "user", content, strlen(content));
     int bad = chat_render(a->chat, history, &o, &text) || chat_encode(&text, a->tok, &ids) || generate(a, &ids, &r);
@@ -315,13 +362,12 @@ static int run(app *a) {
     const options *o = &a->o;
     if (model_source_open(&a->src, o->model)) return -1;
     if (o->score) return score_file(&a->src, &o->how, o->score);
-    int64_t context = o->context ? o->context : a->src.hp.context < 4096 ? a->src.hp.context : 4096;
-    if (context > a->src.hp.context)
-        return fail(EXIT_USAGE, "--context: %ld is more than the %ld positions of %s", (long)context,
-                    (long)a->src.hp.context, o->model);
-    if (open_text(a) || generator_open(&a->g, &a->src, &o->how, (int)context)) return -1;
-    if (a->g.s.m.nonfinite)
-        fprintf(stderr, "note: %s: %s: expect no sense of this model\n", o->model, a->g.s.m.nonfinite);
+    if (open_text(a)) return -1;
+    const engine_options how = {
+        .src = &a->src, .how = o->how, .tok = a->tok, .context = o->context, .kv_type = o->kv_type};
+    if (!(a->e = engine_open(&how))) return -1;
+    const char *nonfinite = engine_session(a->e)->m.nonfinite;
+    if (nonfinite) fprintf(stderr, "note: %s: %s: expect no sense of this model\n", o->model, nonfinite);
     return o->chat ? run_chat(a) : run_prompt(a);
 }
 
@@ -330,7 +376,7 @@ int main(int argc, char **argv) {
     file_guard("infer");
     threads_settle(argv);
     int bad = parse(&a.o, argc, argv) || run(&a) ? fail_report("infer") : EXIT_DONE;
-    generator_close(&a.g);
+    engine_close(a.e);
     chat_close(a.chat);
     tokenizer_close(a.tok);
     model_source_close(&a.src);

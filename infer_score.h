@@ -2,7 +2,7 @@
 #ifndef PEFT_INFER_SCORE_H
 #define PEFT_INFER_SCORE_H
 
-#include "model/generate.h"
+#include "model/inference.h"
 
 int score_file(const model_source *src, const inference_options *o, const char *path);
 

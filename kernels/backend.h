@@ -59,6 +59,26 @@ typedef struct attn {
     const int32_t *first; /* [seqs] */
 } attn;
 
+/* Cached keys and values of one layer, in pages of KV_PAGE tokens, so that a sequence holds what it needs and sequences
+ * share what they have in common (Kwon et al. 2023). Key j of sequence s is token j % KV_PAGE of page
+ * table[s * columns + j / KV_PAGE]; pages that no row of the batch sees may be anything, -1 too. Page p lies at
+ * k + p * stride and v + p * stride (bytes). With feature f = head * dim + d and width = heads * dim:
+ *     keys    element f * KV_PAGE + t: transposed, so that a score is a chain of whole vectors
+ *     values  element t * width + f
+ * as float, bf16 (to nearest even) or int8. KV_Q8_0 quantises 32 features of a token together as ggml's Q8_0 does
+ * (width is a multiple of 32); the fp16 scales follow the elements: keys [width / 32][KV_PAGE], values
+ * [KV_PAGE][width / 32]. A row that was stored gives the same bits whatever was stored with it. */
+enum { KV_PAGE = 16, KV_BLOCK = 32 };
+typedef enum { KV_F32, KV_BF16, KV_Q8_0, KV_TYPES } kv_type;
+typedef struct kv_pages {
+    kv_type type;
+    int heads, dim; /* key heads */
+    char *k, *v;
+    int64_t stride;
+    const int32_t *table; /* [seqs][columns]; kv_store does not read it */
+    int columns;
+} kv_pages;
+
 /* Rotary tables: cos and sin [positions, dim / 2], made on the host; pairs are (i, i + dim/2) of each head (NEOX). */
 typedef struct rope {
     const float *cos, *sin;

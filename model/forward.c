@@ -9,16 +9,17 @@ typedef struct {
     const batch *b;
     const attn *a;
     kv_cache *kv;
-    const int32_t *row; /* of the cache, where each row of the batch goes */
+    const int32_t *table, *slot; /* of the cache: pages of the sequences, where each row of the batch goes */
     int index;
 } layer_ctx;
 
-/* Moves this step's keys and values into the cache and lets attention read everything from there. */
-static void through_cache(tape *t, const layer_ctx *c, tensor **k, tensor **v) {
-    mat ck = kv_cache_k(c->kv, c->index), cv = kv_cache_v(c->kv, c->index);
-    t->k->be->scatter_rows(t->k, ck, (*k)->val, c->row);
-    t->k->be->scatter_rows(t->k, cv, (*v)->val, c->row);
-    *k = tape_wrap(t, ck, false), *v = tape_wrap(t, cv, false);
+/* This step's keys and values go into the cache, and attention reads everything from there. */
+static tensor *cached_attention(tape *t, const layer_ctx *c, tensor *q, const tensor *k, const tensor *v) {
+    const kv_pages pages = kv_cache_layer(c->kv, c->index, c->table);
+    tensor *o = tape_tensor(t, q->val.rows, q->val.cols, false);
+    t->k->be->kv_store(t->k, &pages, k->val, v->val, c->slot);
+    t->k->be->attn_pages(t->k, o->val, q->val, &pages, c->a);
+    return o;
 }
 
 static tensor *attention_block(tape *t, tensor *x, void *ctx) {
@@ -31,8 +32,8 @@ static tensor *attention_block(tape *t, tensor *x, void *ctx) {
     if (l->norm_q) q = op_head_norm(t, q, l->norm_q, c->a->dim, (float)c->m->hp.norm_eps);
     if (l->norm_k) k = op_head_norm(t, k, l->norm_k, c->a->dim, (float)c->m->hp.norm_eps);
     q = op_rope(t, q, c->b->pos, &c->m->rope), k = op_rope(t, k, c->b->pos, &c->m->rope);
-    if (c->kv) through_cache(t, c, &k, &v);
-    return proj_residual(t, &l->o, x, op_attention(t, q, k, v, c->a), c->b);
+    tensor *o = c->kv ? cached_attention(t, c, q, k, v) : op_attention(t, q, k, v, c->a);
+    return proj_residual(t, &l->o, x, o, c->b);
 }
 
 static tensor *mlp_block(tape *t, tensor *x, void *ctx) {
@@ -44,7 +45,7 @@ static tensor *mlp_block(tape *t, tensor *x, void *ctx) {
     return proj_residual(t, &l->down, x, op_glu(t, gate_up[0], gate_up[1], c->m->fam->act), c->b);
 }
 
-static const attn *attn_of(tape *t, const model *m, const batch *b, const int32_t *first, int64_t window) {
+static const attn *attn_of(tape *t, const model *m, const batch *b, int64_t window) {
     const hparams *hp = &m->hp;
     attn *a = tape_host(t, sizeof *a);
     *a = (attn){.heads = (int)hp->heads,
@@ -55,32 +56,24 @@ static const attn *attn_of(tape *t, const model *m, const batch *b, const int32_
                 .seqs = b->seqs,
                 .start = b->start,
                 .past = b->past,
-                .first = first ? first : b->start};
+                .first = b->start};
     return a;
 }
 
-/* Where the batch's keys and values go in the cache. */
-static void cache_rows(const batch *b, kv_cache *kv) {
-    for (int s = 0; s < b->seqs; s++)
-        for (int i = b->start[s]; i < b->start[s + 1]; i++) kv->row[i] = kv->first[s] + b->past[s] + i - b->start[s];
-}
-
 tensor *model_forward(tape *t, const model *m, const batch *b, kv_cache *kv) {
-    CHECK(!kv || (b->rows <= kv->rows_max && b->seqs <= kv->seqs), "%d rows, %d sequences for the cache", b->rows,
-          b->seqs);
-    const int32_t *first = NULL, *row = NULL;
+    CHECK(!kv || !t->recording, "a cache in training%s", "");
+    const int32_t *table = NULL, *slot = NULL;
     if (kv) {
-        cache_rows(b, kv);
-        first = tape_put(t, kv->first, (size_t)kv->seqs * sizeof *first);
-        row = tape_put(t, kv->row, (size_t)b->rows * sizeof *row);
+        kv_cache_place(kv, b);
+        table = tape_put(t, kv->table, (size_t)b->seqs * (size_t)kv->columns * sizeof *table);
+        slot = tape_put(t, kv->slot, (size_t)b->rows * sizeof *slot);
     }
     b = tape_batch(t, b);
-    const attn *whole = attn_of(t, m, b, first, 0);
-    const attn *near = m->hp.window ? attn_of(t, m, b, first, m->hp.window) : whole;
+    const attn *whole = attn_of(t, m, b, 0), *near = m->hp.window ? attn_of(t, m, b, m->hp.window) : whole;
     tensor *x = op_embed(t, &m->embed, b->token, b->rows);
     for (int i = 0; i < m->hp.layers; i++) {
         layer_ctx *c = tape_host(t, sizeof *c);
-        *c = (layer_ctx){m, &m->layers[i], b, i < m->hp.window_from ? whole : near, kv, row, i};
+        *c = (layer_ctx){m, &m->layers[i], b, i < m->hp.window_from ? whole : near, kv, table, slot, i};
         x = tape_segment(t, attention_block, c, x, 2 * i >= m->first_trainable);
         x = tape_segment(t, mlp_block, c, x, 2 * i + 1 >= m->first_trainable);
     }

@@ -97,7 +97,8 @@ int64_t model_params(const model *m); /* elements, counted once when tied: PEFT'
 void model_find_trainable(model *m);  /* after adapter_attach: sets first_trainable */
 
 /* Hidden states [rows, dim] before the final norm. kv NULL: every sequence is whole and in the batch (training,
- * scoring); else keys and values are appended to the cache and read from it (b->past says how many are there). */
+ * scoring); else keys and values are stored in the cache and read from it: kv->table says in which pages, b->past how
+ * many are there. */
 tensor *model_forward(tape *t, const model *m, const batch *b, kv_cache *kv);
 /* Rows with targets through the final norm and the head: adds to sums, writes logprob [targets], both of the backend's
  * memory. rows, target, weight [targets] out: which, what and how much; host memory that outlives the tape. */

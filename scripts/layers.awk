@@ -10,7 +10,8 @@ BEGIN {
     may["optim"] = "core kernels optim"
     may["peft"] = "core kernels autograd optim peft"
     may["model"] = "core kernels autograd optim peft data model"
-    everything = "core kernels data autograd optim peft model"
+    may["engine"] = "core kernels autograd optim peft data model engine"
+    everything = "core kernels data autograd optim peft model engine"
 }
 
 function layer_of(path) { return path ~ /\// ? substr(path, 1, index(path, "/") - 1) : "" }

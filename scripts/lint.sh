@@ -65,7 +65,7 @@ check_tidy() {
 # tests: fixtures filled through loops are not followed; the sanitizers see what is really read.
 check_cppcheck() {
     dirs=""
-    for d in core kernels data autograd optim peft model tests bench; do [ -d "$d" ] && dirs="$dirs $d"; done
+    for d in core kernels data autograd optim peft model engine tests bench; do [ -d "$d" ] && dirs="$dirs $d"; done
     cppcheck -q -j "$jobs" --std=c11 --language=c --enable=warning,performance,portability --inline-suppr \
         -I. -D_GNU_SOURCE $isa_defines --suppress=missingInclude --suppress=missingIncludeSystem --suppress=unknownMacro \
         --suppress=varFuncNullUB --suppress=invalidPointerCast --suppress="uninitvar:tests/*" --suppress=normalCheckLevelMaxBranches --error-exitcode=1 $dirs $(ls ./*.c 2>/dev/null) >"$out/cppcheck.txt" 2>&1

@@ -3,7 +3,7 @@
 #define PEFT_TESTS_MODEL_FILES_H
 
 #include "core/json.h"
-#include "model/generate.h"
+#include "engine/runner.h"
 #include "tests/hostile.h"
 
 #include <dirent.h>
@@ -116,19 +116,47 @@ static inline char *heard(listening l) { /* static buffer */
     return text;
 }
 
-/* Logits after each of n tokens, fed one by one as ./infer does; heap [n][vocab]. */
+/* One sequence fed in pieces, as ./infer feeds a prompt. */
+typedef struct {
+    runner r;
+    track at;
+    int32_t ids[4096];
+} feeder;
+
+static inline void feeder_open(feeder *f, const model_source *s, const inference_options *how, int context) {
+    const runner_options o = {s, *how, {.pages = context, .rows_max = context, .seqs_max = 1, .context = context}, 1};
+    if (runner_open(&f->r, &o)) fail_msg("%s", fail_text());
+    track_open(&f->at, &f->r);
+}
+
+/* Logits after the last of n more tokens. */
+static inline const float *feeder_feed(feeder *f, const int32_t *ids, int n) {
+    memcpy(f->ids + f->at.cached, ids, (size_t)n * sizeof *ids);
+    assert_int_equal(track_reserve(&f->at, &f->r, f->at.cached + n), 0);
+    runner_begin(&f->r);
+    runner_add(&f->r, &f->at, f->ids, n, -1, 1);
+    runner_run(&f->r);
+    track_advance(&f->at, &f->r, 0, f->ids, f->at.cached + n);
+    return runner_logits(&f->r, 0);
+}
+
+static inline void feeder_close(feeder *f) {
+    track_close(&f->at, &f->r);
+    runner_close(&f->r);
+}
+
+/* Logits after each of n tokens, fed one by one; heap [n][vocab]. */
 static inline float *logits_of(const char *model, const int32_t *ids, int n, int64_t *vocab) {
     model_source s;
-    generator g;
+    static feeder f;
     const inference_options o = {.backend = "auto", .threads = 2, .double_quant = true};
-    if (model_source_open(&s, model) || generator_open(&g, &s, &o, n)) fail_msg("%s", fail_text());
+    if (model_source_open(&s, model)) fail_msg("%s", fail_text());
+    feeder_open(&f, &s, &o, n);
     *vocab = s.hp.vocab;
     float *all = xcalloc((size_t)(n * s.hp.vocab), sizeof *all);
-    for (int i = 0; i < n; i++) {
-        assert_int_equal(generator_feed(&g, ids + i, 1), 0);
-        memcpy(all + i * s.hp.vocab, g.logits, (size_t)s.hp.vocab * sizeof *all);
-    }
-    generator_close(&g);
+    for (int i = 0; i < n; i++)
+        memcpy(all + i * s.hp.vocab, feeder_feed(&f, ids + i, 1), (size_t)s.hp.vocab * sizeof *all);
+    feeder_close(&f);
     model_source_close(&s);
     return all;
 }

@@ -5,6 +5,7 @@
 #include "core/arena.h"
 #include "core/rng.h"
 #include "kernels/backend.h"
+#include "kernels/kv_page.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -315,6 +316,39 @@ static void run_attention(lab *l, const int *s) {
     l->c->be->attn_bwd(l->c, dq, dk, dv, dout, q, k, v, o, lse, &a);
 }
 
+/* pages: heads, key heads, dim, window, type, then the token counts of three sequences; s[8] = cached keys. Pages are
+ * handed out in disorder, a page outside every window is -1, and what no token was stored to stays poison. */
+
+static void run_pages(lab *l, const int *s) {
+    enum { COLUMNS = 40, PAGES = 3 * COLUMNS };
+    int heads = s[0], kv = s[1], dim = s[2], rows = s[5] + s[6] + s[7], keys = rows + 3 * s[8];
+    int64_t width = (int64_t)kv * dim, bytes = kv_page_bytes((kv_type)s[4], width);
+    int32_t *start = take(l, 4 * sizeof *start), *past = take(l, 3 * sizeof *past), *first = take(l, 3 * sizeof *first),
+            *table = take(l, PAGES * sizeof *table), *slot = take(l, (size_t)keys * sizeof *slot);
+    start[0] = 0;
+    for (int n = 0, at = 0; n < 3; n++) {
+        start[n + 1] = start[n] + s[5 + n], past[n] = s[8], first[n] = at;
+        for (int j = 0; j < COLUMNS; j++) table[n * COLUMNS + j] = (n * COLUMNS + j) * 7 % PAGES;
+        for (int j = 0; j < past[n] + s[5 + n]; j++)
+            slot[at++] = table[n * COLUMNS + j / KV_PAGE] * KV_PAGE + j % KV_PAGE;
+        for (int j = 0; s[3] && (j + 1) * KV_PAGE <= past[n] - s[3]; j++) table[n * COLUMNS + j] = -1;
+    }
+    mat q = in(l, rows, (int64_t)heads * dim, 3), k = in(l, keys, width, 1), v = in(l, keys, width, 0);
+    mat_row(k, 0)[0] = 1e30f;
+    memset(mat_row(k, keys - 1), 0, (size_t)width * sizeof(float)); /* a scale of zero */
+    mat o = out(l, rows, (int64_t)heads * dim, 2), dense = out(l, rows, (int64_t)heads * dim, 2);
+    char *pool = take(l, (size_t)(2 * PAGES * bytes));
+    const kv_pages p = {(kv_type)s[4], kv, dim, pool, pool + bytes, 2 * bytes, table, COLUMNS};
+    const attn a = {heads, kv, dim, 0.71f / (float)dim, s[3], 3, start, past, first};
+    int half = keys / 2; /* what is stored with what makes no difference */
+    l->c->be->kv_store(l->c, &p, mat_rows(k, 0, half), mat_rows(v, 0, half), slot);
+    l->c->be->kv_store(l->c, &p, mat_rows(k, half, keys - half), mat_rows(v, half, keys - half), slot + half);
+    l->c->be->attn_pages(l->c, o, q, &p, &a);
+    l->c->be->attn_fwd(l->c, dense, NULL, q, k, v, &a);
+    for (int i = 0; i < rows && s[4] == KV_F32; i++)
+        assert_memory_equal(mat_row(o, i), mat_row(dense, i), (size_t)o.cols * sizeof(float));
+}
+
 static const kernel_case cases[] = {
     {"zero", run_zero, {1}},
     {"zero large", run_zero, {300001}},
@@ -387,6 +421,15 @@ static const kernel_case cases[] = {
     {"attention window 100", run_attention, {2, 1, 32, 100, 0, 310, 99, 0, 0}},
     {"attention past", run_attention, {4, 2, 48, 0, 2, 1, 9, 70, 333}},
     {"attention past window", run_attention, {3, 1, 32, 64, 0, 1, 100, 7, 250}},
+    {"pages", run_pages, {4, 2, 16, 0, KV_F32, 1, 5, 40, 0}},
+    {"pages odd", run_pages, {3, 1, 5, 0, KV_F32, 7, 1, 30, 33}},
+    {"pages long", run_pages, {9, 3, 64, 0, KV_F32, 1, 200, 1, 311}},
+    {"pages window", run_pages, {2, 1, 24, 37, KV_F32, 1, 110, 3, 250}},
+    {"pages bf16", run_pages, {4, 2, 24, 0, KV_BF16, 1, 50, 40, 100}},
+    {"pages bf16 odd", run_pages, {2, 2, 7, 20, KV_BF16, 1, 3, 60, 120}},
+    {"pages q8_0", run_pages, {4, 2, 64, 0, KV_Q8_0, 1, 100, 2, 97}},
+    {"pages q8_0 straddling", run_pages, {8, 4, 24, 0, KV_Q8_0, 3, 20, 1, 60}},
+    {"pages q8_0 window", run_pages, {4, 4, 8, 9, KV_Q8_0, 1, 30, 2, 70}},
 };
 
 /* runs the case on a poisoned pool and returns how much of it was taken */

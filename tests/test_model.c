@@ -36,7 +36,9 @@ static void build(fixture *f, bool four_bit, bool lora) {
     lora_config l = {.r = 4, .alpha = 8, .all_linear = true};
     assert_int_equal(session_load(&f->s, &f->src, &o, lora ? &l : NULL, 1, true), 0);
     const hparams *hp = &f->src.hp;
-    kv_cache_open(&f->kv, &f->s.run, (int)hp->layers, SEQS, CONTEXT, hp->kv_heads * hp->head_dim, ROWS);
+    kv_shape kv = {KV_F32, (int)hp->layers, (int)hp->kv_heads, (int)hp->head_dim, 3 * SEQS, ROWS, SEQS, CONTEXT};
+    assert_int_equal(kv_cache_open(&f->kv, &kv, &f->s.run), 0);
+    kv_cache_own(&f->kv);
 }
 
 static void worst_step(fixture *f, bool training) {

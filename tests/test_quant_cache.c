@@ -2,7 +2,7 @@
  * or half-written is ever used. XXH64 against libxxhash 0.8.1. */
 #include "core/error.h"
 #include "core/xxh64.h"
-#include "model/generate.h"
+#include "model/inference.h"
 #include "model/quant_cache.h"
 #include "model/rows.h"
 

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/team.h"
+#include "kernels/kv_page.h"
 
 #include <omp.h>
 
@@ -14,6 +15,7 @@ typedef struct {
     mat o, q, k, v;
     float *lse;
     const attn *a;
+    const kv_pages *pages; /* where the keys and values are, or NULL: in k and v */
     int group, wide;
 } problem;
 typedef struct {
@@ -116,23 +118,77 @@ static void finish(const state *t, const problem *p, const task *w) {
     }
 }
 
+/* keys [block, block + keys) of k and v, and the next ones asked for */
+static void pack_dense(state *t, const problem *p, const task *w, int64_t block, int keys, int ahead) {
+    int64_t row = p->a->first[w->seq] + block, column = (int64_t)w->kv_head * p->a->dim;
+    pack_transposed(t->kt, mat_row(p->k, row) + column, p->k.ld, keys, p->a->dim);
+    pack_rows(t->v, p->wide, mat_row(p->v, row) + column, p->v.ld, keys, p->a->dim);
+    for (int64_t i = 0; i < ahead; i++)
+        fetch(p->k, row + BLOCK + i, column, p->a->dim), fetch(p->v, row + BLOCK + i, column, p->a->dim);
+}
+
+static v16 page_vector(kv_type type, const char *page, int64_t at) {
+    if (type == KV_F32) return v16_load((const float *)(const void *)page + at);
+    if (type == KV_BF16) return v16_from_bf16((const uint16_t *)(const void *)page + at);
+    return v16_from_i8((const int8_t *)page + at);
+}
+
+/* kt[dim, BLOCK] from the features [column, column + dim) of a page's keys */
+static void unpack_keys(float *kt, const kv_pages *p, const char *page, int64_t column) {
+    int64_t width = (int64_t)p->heads * p->dim;
+    const uint16_t *scale = kv_scales((char *)page, width);
+    for (int d = 0; d < p->dim; d++) {
+        v16 x = page_vector(p->type, page, (column + d) * KV_PAGE);
+        if (p->type == KV_Q8_0) x = v16_mul(x, v16_from_f16(scale + (column + d) / KV_BLOCK * KV_PAGE));
+        v16_store(kt + (int64_t)d * BLOCK, x);
+    }
+}
+
+/* v[KV_PAGE, wide] likewise from its values, and zeros */
+static void unpack_values(float *v, int wide, const kv_pages *p, const char *page, int64_t column) {
+    int64_t width = (int64_t)p->heads * p->dim;
+    for (int t = 0; t < KV_PAGE; t++, v += wide) {
+        kv_place w = kv_value_place(t, width);
+        int d = 0;
+        for (; d + 16 <= p->dim && (p->type != KV_Q8_0 || column % 16 == 0); d += 16) {
+            v16 x = page_vector(p->type, page, w.at + column + d);
+            if (p->type == KV_Q8_0)
+                x = v16_mul(
+                    x, v16_set1(f16_to_float(kv_scales((char *)page, width)[w.scale_at + (column + d) / KV_BLOCK])));
+            v16_store(v + d, x);
+        }
+        for (; d < wide; d++) v[d] = d < p->dim ? kv_get(p->type, page, width, w, column + d) : 0;
+    }
+}
+
+/* the same from pages; those before `lo`, the first key that any row sees, are left alone */
+static void pack_paged(state *t, const problem *p, const task *w, int64_t block, int keys, int64_t lo) {
+    const kv_pages *g = p->pages;
+    const int32_t *table = g->table + (int64_t)w->seq * g->columns;
+    int64_t column = (int64_t)w->kv_head * p->a->dim;
+    for (int j = 0; j < keys; j += KV_PAGE) {
+        if (block + j + KV_PAGE <= lo) continue;
+        int64_t at = table[(block + j) / KV_PAGE] * g->stride;
+        unpack_keys(t->kt + j, g, g->k + at, column);
+        unpack_values(t->v + (int64_t)j * p->wide, p->wide, g, g->v + at, column);
+    }
+}
+
 static void run_task(const problem *p, const task *w, float *scratch) {
     state t;
     const attn *a = p->a;
     int rows = w->tokens * p->group, dim = a->dim, wide = p->wide;
-    int64_t lo, hi, unused, column = (int64_t)w->kv_head * dim;
+    int64_t lo, hi, unused;
     attn_span(a, a->past[w->seq] + w->token, &lo, &unused);
     attn_span(a, a->past[w->seq] + w->token + w->tokens - 1, &unused, &hi);
     begin(&t, p, w, scratch);
     for (int64_t block = lo / BLOCK * BLOCK; block < hi; block += BLOCK) {
         int keys = clip(hi - block, BLOCK), ahead = clip(hi - block - BLOCK, BLOCK);
-        const float *k = mat_row(p->k, a->first[w->seq] + block) + column;
-        const float *v = mat_row(p->v, a->first[w->seq] + block) + column;
-        pack_transposed(t.kt, k, p->k.ld, keys, dim);
-        pack_rows(t.v, wide, v, p->v.ld, keys, dim);
+        if (p->pages)
+            pack_paged(&t, p, w, block, keys, lo);
+        else
+            pack_dense(&t, p, w, block, keys, ahead);
         spans(&t, p, w, block);
-        for (int64_t i = 0, row = a->first[w->seq] + block + BLOCK; i < ahead; i++)
-            fetch(p->k, row + i, column, dim), fetch(p->v, row + i, column, dim);
         scores(t.s, t.q, wide, rows, t.lo, t.hi, t.kt, dim);
         block_softmax(&t, rows, wide, a->scale);
         chain_rows(left_rows(t.s, BLOCK), rows, t.lo, t.hi, t.v, wide, t.o, wide);
@@ -151,11 +207,11 @@ static int tasks_of(const attn *a, int seq, int step) {
     return (a->start[seq + 1] - a->start[seq] + step - 1) / step * a->kv_heads;
 }
 
-void ISA(attn_fwd)(kctx *c, mat o, float *lse, mat q, mat k, mat v, const attn *a) {
-    const problem p = {o, q, k, v, lse, a, a->heads / a->kv_heads, round_up(a->dim, WIDE > 16 ? WIDE : 16)};
-    CHECK(a->dim <= HEAD_DIM_MAX && p.group <= ROWS, "%d heads of %d for one key head", p.group, a->dim);
+static void run_problem(kctx *c, const problem *p) {
+    const attn *a = p->a;
+    CHECK(a->dim <= HEAD_DIM_MAX && p->group <= ROWS, "%d heads of %d for one key head", p->group, a->dim);
     CHECK(c->scratch_bytes >= (size_t)c->threads * ATTN_SCRATCH_FLOATS * sizeof(float), "scratch");
-    int step = ROWS / p.group, tasks = 0;
+    int step = ROWS / p->group, tasks = 0;
     int64_t pairs = 0;
     for (int n = 0; n < a->seqs; n++) {
         int64_t rows = a->start[n + 1] - a->start[n];
@@ -169,7 +225,33 @@ void ISA(attn_fwd)(kctx *c, mat o, float *lse, mat q, mat k, mat v, const attn *
 #pragma omp for schedule(dynamic, 1) nowait
         for (int i = 0; i < mine; i++) {
             task w = task_of(a, n, i, step);
-            run_task(&p, &w, (float *)c->scratch + (size_t)omp_get_thread_num() * ATTN_SCRATCH_FLOATS);
+            run_task(p, &w, (float *)c->scratch + (size_t)omp_get_thread_num() * ATTN_SCRATCH_FLOATS);
         }
     }
+}
+
+static problem problem_of(mat o, mat q, const attn *a) {
+    return (problem){
+        .o = o, .q = q, .a = a, .group = a->heads / a->kv_heads, .wide = round_up(a->dim, WIDE > 16 ? WIDE : 16)};
+}
+
+void ISA(attn_fwd)(kctx *c, mat o, float *lse, mat q, mat k, mat v, const attn *a) {
+    problem p = problem_of(o, q, a);
+    p.k = k, p.v = v, p.lse = lse;
+    run_problem(c, &p);
+}
+
+void ISA(attn_pages)(kctx *c, mat o, mat q, const kv_pages *pages, const attn *a) {
+    _Static_assert(BLOCK % KV_PAGE == 0 && KV_PAGE == 16, "blocks are whole pages, a page is a vector wide");
+    CHECK(a->dim == pages->dim && a->kv_heads == pages->heads, "pages of %d heads of %d", pages->heads, pages->dim);
+    problem p = problem_of(o, q, a);
+    p.pages = pages;
+    run_problem(c, &p);
+}
+
+void ISA(kv_store)(kctx *c, const kv_pages *p, mat k, mat v, const int32_t *slot) {
+    CHECK(p->type != KV_Q8_0 || p->heads * p->dim % KV_BLOCK == 0, "%d heads of %d in blocks", p->heads, p->dim);
+    int threads = team(c, k.rows * k.cols);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < k.rows; i++) kv_store_row(p, k, v, slot, i);
 }

@@ -11,7 +11,7 @@
  *   v16_select(m, a, b) = m ? a : b
  *   v16_bits(a) v16_of_bits(i)               reinterpretation
  *   v16i_load(p) v16i_store(p, a) v16i_set1 v16i_add v16i_sub v16i_and v16i_or v16i_xor v16i_shl(a, k) v16i_shr(a, k)
- *   v16_from_i(i)                            int32 to float, rounded to nearest even
+ *   v16_from_i(i)                            int32 to float, rounded to nearest even; v16_from_i8(p) 16 of int8_t
  *   v16_lookup(i, t)                         t[i & 15] per lane, t in memory
  *   v16_from_bf16(p) v16_from_f16(p)         16 values of uint16_t; v16_to_bf16(p, a) v16_to_f16(p, a) round to nearest
  * even v16_sum(a) v16_hmax(a)                   the fixed tree: lanes i and i+8, then +4, +2, +1 v16_exp(a)
@@ -39,6 +39,13 @@
 #else
 #error "no simd_*.h for this ISA_NAME"
 #endif
+
+/* 16 int8 as floats: exact */
+static inline v16 v16_from_i8(const int8_t *p) {
+    int32_t l[16];
+    for (int i = 0; i < 16; i++) l[i] = p[i];
+    return v16_from_i(v16i_load(l));
+}
 
 /* exp(x), error below 1 ulp. The scalar algorithm, every * + pair one fma:
  *     t = x * 0x1.715476p+0 + 0x1.8p23        log2(e), and the shifter: n = rint(x / ln 2) in t's low bits

@@ -9,6 +9,7 @@
  * then added to what stands in dk (dv), heads in ascending order
  *
  * Of dk and dv: the key ranges of the sequences must not overlap. */
+#include "kernels/kv_page.h"
 #include "kernels/ref/ref.h"
 
 static const float *head_of(mat m, int64_t row, int head, int dim) { return mat_row(m, row) + (int64_t)head * dim; }
@@ -17,12 +18,26 @@ typedef struct {
     const attn *a;
     mat q, k, v;
     int seq, head, group;
-} span; /* one head of one sequence */
+    const kv_pages *pages; /* instead of k and v, or NULL */
+    float *buf;            /* [dim], for what comes from a page */
+} span;                    /* one head of one sequence */
 
+static int64_t page_of(const span *s, int64_t j) {
+    return s->pages->table[(int64_t)s->seq * s->pages->columns + j / KV_PAGE] * s->pages->stride;
+}
+static const float *from_page(const span *s, const char *page, kv_place w) {
+    int64_t width = (int64_t)s->pages->heads * s->pages->dim;
+    for (int d = 0; d < s->a->dim; d++)
+        s->buf[d] = kv_get(s->pages->type, page, width, w, (int64_t)s->group * s->a->dim + d);
+    return s->buf;
+}
 static const float *key(const span *s, int64_t j) {
+    if (s->pages) return from_page(s, s->pages->k + page_of(s, j), kv_key_place(j % KV_PAGE));
     return head_of(s->k, s->a->first[s->seq] + j, s->group, s->a->dim);
 }
 static const float *value(const span *s, int64_t j) {
+    int64_t width = s->pages ? (int64_t)s->pages->heads * s->pages->dim : 0;
+    if (s->pages) return from_page(s, s->pages->v + page_of(s, j), kv_value_place(j % KV_PAGE, width));
     return head_of(s->v, s->a->first[s->seq] + j, s->group, s->a->dim);
 }
 static int64_t number(const span *s, int64_t i) { return s->a->past[s->seq] + i - s->a->start[s->seq]; }
@@ -49,9 +64,10 @@ static void row_fwd(const span *s, int64_t i, float *out, float *lse) {
             sum[j % LANES] += p[j - block];
         }
         m = top, l = fmaf(l, corr, ref_tree16(sum));
-        for (int d = 0; d < dim; d++) {
-            o[d] *= corr;
-            for (int64_t j = from; j < to; j++) o[d] = fmaf(p[j - block], value(s, j)[d], o[d]);
+        for (int d = 0; d < dim; d++) o[d] *= corr;
+        for (int64_t j = from; j < to; j++) {
+            const float *v = value(s, j);
+            for (int d = 0; d < dim; d++) o[d] = fmaf(p[j - block], v[d], o[d]);
         }
     }
     float inv = 1.0f / l;
@@ -59,17 +75,32 @@ static void row_fwd(const span *s, int64_t i, float *out, float *lse) {
     *lse = m + (float)log((double)l);
 }
 
-void attn_fwd_ref(kctx *c, mat o, float *lse, mat q, mat k, mat v, const attn *a) {
-    (void)c;
+static void forward(mat o, float *lse, mat q, mat k, mat v, const kv_pages *p, const attn *a) {
+    float buf[HEAD_DIM_MAX];
     for (int n = 0; n < a->seqs; n++)
         for (int h = 0; h < a->heads; h++) {
-            span s = {a, q, k, v, n, h, h / (a->heads / a->kv_heads)};
+            span s = {a, q, k, v, n, h, h / (a->heads / a->kv_heads), p, buf};
             for (int64_t i = a->start[n]; i < a->start[n + 1]; i++) {
                 float row_lse;
                 row_fwd(&s, i, mat_row(o, i) + (int64_t)h * a->dim, &row_lse);
                 if (lse) lse[i * a->heads + h] = row_lse;
             }
         }
+}
+
+void attn_fwd_ref(kctx *c, mat o, float *lse, mat q, mat k, mat v, const attn *a) {
+    (void)c;
+    forward(o, lse, q, k, v, NULL, a);
+}
+
+void kv_store_ref(kctx *c, const kv_pages *p, mat k, mat v, const int32_t *slot) {
+    (void)c;
+    for (int64_t i = 0; i < k.rows; i++) kv_store_row(p, k, v, slot, i);
+}
+
+void attn_pages_ref(kctx *c, mat o, mat q, const kv_pages *p, const attn *a) {
+    (void)c;
+    forward(o, NULL, q, mat_none(), mat_none(), p, a);
 }
 
 typedef struct {
@@ -125,7 +156,7 @@ void attn_bwd_ref(kctx *c, mat dq, mat dk, mat dv, mat dout, mat q, mat k, mat v
     saved f = {dout, o, lse};
     for (int n = 0; n < a->seqs; n++)
         for (int h = 0; h < a->heads; h++) {
-            span s = {a, q, k, v, n, h, h / (a->heads / a->kv_heads)};
+            span s = {a, q, k, v, n, h, h / (a->heads / a->kv_heads), NULL, NULL};
             if (dq.data) queries_bwd(&s, &f, dq);
             keys_bwd(&s, &f, dk, dv);
         }
