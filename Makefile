@@ -11,8 +11,8 @@ WARN := -Wall -Wextra -Werror -Wshadow=local -Wvla -Wstrict-prototypes -Wmissing
 OPT ?= -O3 -g -fno-math-errno -fno-trapping-math -ffp-contract=off
 SAN ?=
 CFLAGS := $(STD) $(WARN) $(OPT) $(SAN) -fopenmp -ffunction-sections -fdata-sections -I. -MMD -MP $(EXTRA_CFLAGS)
-LDLIBS := -lyaml -ljansson -lpcre2-8 -lutf8proc -lm
-LDFLAGS := $(SAN) -fopenmp -Wl,--gc-sections $(EXTRA_LDFLAGS)
+LDLIBS := -ldl -lyaml -ljansson -lpcre2-8 -lutf8proc -lm
+LDFLAGS := $(SAN) -fopenmp -Wl,--gc-sections -Wl,--dynamic-list=kernels/plugin.exports $(EXTRA_LDFLAGS)
 
 ARCH := $(shell uname -m)
 ifeq ($(ARCH),x86_64)

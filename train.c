@@ -134,11 +134,32 @@ static void open_quantised(trainer *t) {
     if (c->load_in_4bit) quant_cache_open(&t->quant, &t->src, c->bnb_4bit_use_double_quant, &o);
 }
 
+/* The backend's name for backend_open, and whether activations are bf16. NULL after fail where keys clash. */
+static const char *choose_types(const config *c, bool *half) {
+    const bool device = backend_is_device(c->backend), given = strcmp(c->activation_dtype, "auto") != 0;
+    *half = given ? !strcmp(c->activation_dtype, "bf16") : device;
+    if (!device && *half && c->gradient_checkpointing) {
+        fail(
+            EXIT_USAGE,
+            "%s: key 'activation_dtype': bf16 and gradient_checkpointing exclude each other: with checkpointing only the "
+            "inputs of blocks are kept, in fp32",
+            c->path);
+        return NULL;
+    }
+    if (device && config_is_set(c, "compute_dtype") && *half != !strcmp(c->compute_dtype, "bf16")) {
+        fail(EXIT_USAGE, "%s: key 'compute_dtype': %s contradicts activation_dtype: %s, which products follow on a GPU",
+             c->path, c->compute_dtype, *half ? "bf16" : "f32");
+        return NULL;
+    }
+    return device ? c->backend : backend_for(c->backend, c->compute_dtype);
+}
+
 /* Runs build and the worst step on backend "plan", prints what they took, and opens a session of exactly that. */
 static int plan_and_open(trainer *t) {
-    const char *be = backend_for(t->cfg.backend, t->cfg.compute_dtype);
+    bool half;
+    const char *be = choose_types(&t->cfg, &half);
     open_quantised(t);
-    if (!be || session_plan(&t->s, be, !strcmp(t->cfg.activation_dtype, "bf16")) || build(t)) return -1;
+    if (!be || session_plan(&t->s, be, half) || build(t)) return -1;
     worst_batch(t);
     forward_backward(t);
     session planned = t->s;
@@ -200,12 +221,6 @@ static int open_trainer(trainer *t) {
     if (c->sequence_len > t->src.hp.context)
         return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path,
                     (long)c->sequence_len, (long)t->src.hp.context, c->base_model);
-    if (c->gradient_checkpointing && !strcmp(c->activation_dtype, "bf16"))
-        return fail(
-            EXIT_USAGE,
-            "%s: key 'activation_dtype': bf16 and gradient_checkpointing exclude each other: with checkpointing "
-            "only the inputs of blocks are kept, in fp32",
-            c->path);
     if (dataset_open(&t->ds, c, t->tok, t->chat, (int)t->src.hp.vocab)) return -1;
     dataset_summary(&t->ds, stdout);
     int rows = dataset_rows_max(&t->ds);

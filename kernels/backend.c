@@ -1,6 +1,7 @@
 /* Which backends exist here, the choice among them, and the one that does nothing. */
 #include "kernels/backend.h"
 #include "core/error.h"
+#include "kernels/plugin.h"
 
 #include <omp.h>
 #include <stdbool.h>
@@ -112,6 +113,7 @@ const backend *backend_open(const char *name) {
     const bool bf16 = !strcmp(name, "bf16"), choose = bf16 || !strcmp(name, "auto");
     if (choose && !(env && *env && strcmp(env, "auto") != 0)) return best(bf16);
     if (choose) name = env, from = "PEFT_ISA: ";
+    if (backend_is_device(name) && !choose) return plugin_open(name);
     const candidate *c = find(name);
     if (choose && agree(from, c, bf16)) return NULL;
     if (c && c->usable()) return c->be;
