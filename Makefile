@@ -90,4 +90,5 @@ clean:
 .SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include scripts/cuda.mk
 -include scripts/targets.mk
