@@ -6,6 +6,7 @@
  * relative to its terms, not to a result that cancels. Infinities must be equal, a NaN where the reference has none is
  * never right, and what the reference left poisoned must be poisoned still. Bytes must be equal. Ends with "N passed, N
  * failed". */
+#include "core/error.h"
 #include "tests/cuda_rows.h"
 #include "tests/kernel_cases.h"
 
@@ -169,8 +170,6 @@ static int compare(const kernel_case *k, const lab *got, const lab *want) {
 
 /* runs */
 
-enum { DEVICE_SCRATCH = 96 << 20 };
-
 static void run_case(const kernel_case *k, lab *l) {
     memset(l->pool, POISON, POOL);
     k->run(l, k->s);
@@ -214,8 +213,9 @@ int main(int argc, char **argv) {
     backend be = complete(rows->be);
     size_t bytes = backend_scratch(1);
     kctx ref = {.be = backend_open("ref"), .threads = 1, .scratch = aligned_alloc(64, bytes), .scratch_bytes = bytes};
-    kctx dev = {.be = &be, .threads = 1, .scratch = rows->map(DEVICE_SCRATCH), .scratch_bytes = DEVICE_SCRATCH};
-    char *want = aligned_alloc(64, POOL), *got = rows->map_shared(POOL);
+    kctx dev = {.be = &be, .threads = 1};
+    if (rows->open(&dev)) return fail_report("cuda_parity");
+    char *want = aligned_alloc(64, POOL), *got = memory_shared(dev.mem, POOL);
     counts n = {0};
     for (int i = 0; i < CASES; i++)
         for (int bf16 = 0; bf16 < 2; bf16++)

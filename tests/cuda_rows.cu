@@ -1,21 +1,11 @@
 /* The kernels that exist so far as a table, for cuda_parity: a row of kernels.def without a kernel stays NULL here. */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/device.cuh"
 #include "tests/cuda_rows.h"
 
 #define K(name, args) extern "C" __attribute__((weak)) void name##_cuda args;
 #include "kernels/kernels.def"
 #undef K
 
-static void *map_shared(size_t bytes) {
-    void *p;
-    CU(cudaHostAlloc(&p, bytes, cudaHostAllocMapped));
-    return p;
-}
-static void *map(size_t bytes) {
-    void *p;
-    CU(cudaMalloc(&p, bytes));
-    return p;
-}
 static void settle(void) { CU(cudaDeviceSynchronize()); }
 
 static backend table(void) {
@@ -28,4 +18,4 @@ static backend table(void) {
 }
 static const backend all = table();
 
-extern "C" __attribute__((visibility("default"))) const cuda_rows cuda_rows_here = {&all, map_shared, map, settle};
+extern "C" __attribute__((visibility("default"))) const cuda_rows cuda_rows_here = {&all, device_open, settle};

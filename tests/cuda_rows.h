@@ -6,9 +6,8 @@
 
 typedef struct cuda_rows {
     const backend *be;
-    void *(*map_shared)(size_t bytes); /* memory that host and device see */
-    void *(*map)(size_t bytes);        /* memory of the device */
-    void (*settle)(void);              /* waits for the device */
+    int (*open)(kctx *c); /* gives c the device: memory, stream, scratch */
+    void (*settle)(void); /* waits for the device */
 } cuda_rows;
 
 #endif

@@ -1,0 +1,37 @@
+/* A device's state: what kctx.mem points to. One process has one device. */
+#ifndef PEFT_KERNELS_CUDA_DEVICE_CUH
+#define PEFT_KERNELS_CUDA_DEVICE_CUH
+
+#include "kernels/cuda/cuda.h"
+
+extern "C" {
+#include "kernels/device.h"
+}
+
+enum { STAGES = 8 };
+
+typedef struct device {
+    memory mem; /* first: kctx.mem is this struct */
+    cudaStream_t stream;
+    cudaEvent_t posted[MEMORY_SLOTS];
+    char *stage; /* pinned, DEVICE_STAGE bytes in STAGES parts that are filled in turn */
+    cudaEvent_t staged[STAGES];
+    size_t used; /* of the part that is being filled */
+    int part;
+    void *blas, *workspace;
+} device;
+
+int device_open(kctx *c); /* backend.h's open and close */
+void device_close(kctx *c);
+
+static inline device *device_of(const kctx *c) { return reinterpret_cast<device *>(c->mem); }
+
+/* cuBLAS (blas.cu): queues on the device's stream. Its order of summation depends on shapes: not a function of the row.
+ */
+int blas_open(device *d); /* -1 after fail() */
+void blas_close(device *d);
+/* y [m, n] (+)= A B^T: a is [m, k] (across: stored [k, m]), b is [n, k] (across: stored [k, n]), both BF16 or both F32;
+ * y F32, or BF16 with BF16 operands. Sums in fp32. */
+void blas_product(const kctx *c, mat y, mat a, bool a_across, mat b, bool b_across, bool add);
+
+#endif
