@@ -43,7 +43,8 @@ typedef struct kctx {
     int threads;
     char *scratch;
     size_t scratch_bytes;
-    memory *mem; /* NULL: the host's. A device's state begins with its memory: streams and handles lie behind it */
+    dtype products; /* of a device: what operands of a product are rounded to where all of them are F32 (gradients) */
+    memory *mem;    /* NULL: the host's. A device's state begins with its memory: streams and handles lie behind it */
 } kctx;
 
 /* Which keys a query row sees. Query row i belongs to sequence s (start[s] <= i < start[s+1]) and is that sequence's

@@ -53,6 +53,7 @@ int session_load(session *s, const model_source *src, const model_options *o, lo
 tape session_tape(session *s, bool training, bool checkpoint) {
     arena_release(&s->act, 0), arena_release(&s->tmp, 0), arena_release(&s->host, 0);
     tape t = tape_begin(&s->k, &s->act, &s->tmp, &s->host, training, checkpoint);
+    s->k.products = s->k.mem && s->half ? BF16 : F32;
     if (s->k.mem && s->half)
         t.type = BF16;
     else if (s->half && training)

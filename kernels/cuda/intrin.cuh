@@ -69,6 +69,11 @@ static __device__ __forceinline__ void cp_async16(void *dst, const void *src, bo
                  "r"(wanted ? 16 : 0)
                  : "memory");
 }
+/* the same of the first `bytes` (0 to 16), zeros behind them */
+static __device__ __forceinline__ void cp_async16_part(void *dst, const void *src, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(dst)), "l"(src), "r"(bytes)
+                 : "memory");
+}
 /* closes the group of the copies since the last commit */
 static __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* until at most N of this thread's groups are open; what other threads copied needs a barrier besides */

@@ -62,6 +62,7 @@ void *emu_dynamic_shared(void);
 typedef struct emu_copy {
     void *dst;
     const void *src;
+    int bytes; /* of 16; zeros behind them */
 } emu_copy;
 void emu_copy_begin(emu_copy c, const char *file, int line);
 void emu_copy_commit(void);

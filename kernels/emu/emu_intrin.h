@@ -46,15 +46,21 @@ static inline void ldmatrix_x2_trans(unsigned (&r)[2], const void *row, EMU_SITE
     emu_load_matrix(r, row, emu_ldmatrix_trans, file, line);
 }
 
-static inline void cp_async16(void *dst, const void *src, bool wanted = true, EMU_SITE) {
+static inline void cp_async16_part(void *dst, const void *src, int bytes, EMU_SITE) {
     if ((size_t)dst % 16 || (size_t)src % 16)
         emu_fault(file, line, "cp_async16 from %p to %p: not 16-byte aligned", src, dst);
-    emu_copy_begin({dst, wanted ? src : nullptr}, file, line);
+    if (bytes < 0 || bytes > 16) emu_fault(file, line, "cp_async16 of %d bytes", bytes);
+    emu_copy_begin({dst, src, bytes}, file, line);
+}
+static inline void cp_async16(void *dst, const void *src, bool wanted = true, EMU_SITE) {
+    cp_async16_part(dst, src, wanted ? 16 : 0, file, line);
 }
 static inline void cp_async_commit(void) { emu_copy_commit(); }
 template <int N> static inline void cp_async_wait(void) {
-    const uint4 zero = {0, 0, 0, 0};
-    for (emu_copy c; emu_copy_take(N, &c);) *(uint4 *)c.dst = c.src ? *(const uint4 *)c.src : zero;
+    for (emu_copy c; emu_copy_take(N, &c);) {
+        memset(c.dst, 0, 16);
+        memcpy(c.dst, c.src, (size_t)c.bytes);
+    }
 }
 
 #endif
