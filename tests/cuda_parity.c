@@ -47,7 +47,9 @@ static const tolerance tolerances[] = {
     {run_adamw8, 1e-6, 1e-6, "the same operations but for contraction"},
     {run_attention_fwd, 2e-5, 0.01, "another order of sums; bf16: probabilities and o rounded"},
     {run_pages, 2e-5, 0.01, "as attention; what pages hold is rounded once, to the same bits"},
-    {run_attention, 5e-5, 0.02, "another order of sums; bf16: probabilities, their gradients and o rounded"},
+    {run_attention, 5e-5, 0.06,
+     "another order of sums; bf16: probabilities, their gradients, dout and o rounded, where dk sums products with queries "
+     "of which a seventh are 40 times the others (of dk's norm the error is 0.003)"},
 };
 
 static const tolerance *tolerance_of(const kernel_case *k) {
