@@ -32,6 +32,7 @@ FMT_DEQUANT(q4_1);
 FMT_DEQUANT(q5_0);
 FMT_DEQUANT(q5_1);
 FMT_DEQUANT(q8_0);
+FMT_DEQUANT(iq4_nl);
 FMT_DEQUANT(q4_k);
 FMT_DEQUANT(q5_k);
 FMT_DEQUANT(q6_k);
@@ -43,6 +44,7 @@ FMT_QUANT(q4_1);
 FMT_QUANT(q5_0);
 FMT_QUANT(q5_1);
 FMT_QUANT(q8_0);
+FMT_QUANT(iq4_nl);
 FMT_QUANT(q4_k);
 FMT_QUANT(q5_k);
 FMT_QUANT(q6_k);
@@ -56,5 +58,7 @@ FMT_QUANT_WEIGHTED(q5_1);
 FMT_QUANT_WEIGHTED(q4_k);
 FMT_QUANT_WEIGHTED(q5_k);
 FMT_QUANT_WEIGHTED(q6_k);
+
+extern const int8_t fmt_iq4_nl_table[16];
 
 #endif

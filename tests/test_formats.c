@@ -84,7 +84,8 @@ static void check_pieces(const weight *w, const float *whole, int64_t n) {
     free(out);
 }
 
-static const char *const ggml_names[] = {"f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"};
+static const char *const ggml_names[] = {"f16",  "bf16",   "q4_0", "q4_1", "q5_0", "q5_1",
+                                         "q8_0", "iq4_nl", "q4_k", "q5_k", "q6_k"};
 enum { GGML_NAMES = sizeof ggml_names / sizeof *ggml_names };
 
 static void test_ggml_dequant(void **state) {
@@ -134,7 +135,7 @@ static void test_ggml_quant(void **state) {
         }
         golden_free(&g);
     }
-    assert_int_equal(tested, 7);
+    assert_int_equal(tested, 8);
 }
 
 /* Searching quantisers on real weights leave no more squared error than ggml's own (make_k_quant.py), weighted by an
