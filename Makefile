@@ -29,6 +29,15 @@ BF16_SRC := $(wildcard kernels/bf16/*.c)
 endif
 BF16_FLAGS := $(ISA_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16 -DISA_NAME=avx512 -DISA_avx512
 
+# overlays with integer products for inference: over each instruction set, and further rows where it has more
+INT8_SRC := $(wildcard kernels/int8/*.c)
+INT8_ISAS := $(ISAS)
+ifeq ($(ARCH),x86_64)
+INT8_ISAS += avx512vnni
+endif
+INT8_BASE_avx512vnni := avx512
+ISA_FLAGS_avx512vnni := $(ISA_FLAGS_avx512) -mavx512vnni -DISA_avx512 -DISA_vnni
+
 # Tests also run the instruction sets that this machine may lack, through SIMDe; only test_simde links them.
 ifeq ($(ARCH),x86_64)
 SIMDE_ISAS := avx512_simde neon_simde
@@ -37,10 +46,10 @@ ISA_FLAGS_avx512_simde := $(ISA_FLAGS_avx2) -DISA_avx512 -Wno-psabi -Wno-stringo
 ISA_FLAGS_neon_simde := $(ISA_FLAGS_avx2) -DISA_neon
 
 PROGRAMS := train infer merge
-LIB_SRC := train_log.c infer_score.c $(wildcard core/*.c kernels/*.c kernels/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c data/*.c engine/*.c)
+LIB_SRC := train_log.c infer_score.c $(wildcard core/*.c kernels/*.c kernels/ref/*.c kernels/int8/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c data/*.c engine/*.c)
 CPU_SRC := $(wildcard kernels/cpu/*.c)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(foreach i,$(ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o)) \
-    $(BF16_SRC:%.c=$(BUILD)/%.o)
+    $(BF16_SRC:%.c=$(BUILD)/%.o) $(foreach i,$(INT8_ISAS),$(INT8_SRC:kernels/int8/%.c=$(BUILD)/kernels/int8/$i/%.o))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 
 ifneq ($(V),1)
@@ -61,7 +70,7 @@ $(BUILD)/%.o: %.c
 
 # the reference kernels call fmaf; with -mfma it is one instruction, and the bits are the same either way
 ifeq ($(ARCH),x86_64)
-$(BUILD)/kernels/ref/%.o: CFLAGS += -mfma
+$(BUILD)/kernels/ref/%.o $(BUILD)/kernels/int8/ref/%.o: CFLAGS += -mfma
 endif
 
 $(BUILD)/kernels/bf16/%.o: CFLAGS += $(BF16_FLAGS)
@@ -73,7 +82,18 @@ $(BUILD)/kernels/cpu/$(1)/%.o: kernels/cpu/%.c
 endef
 $(foreach i,$(ISAS) $(SIMDE_ISAS),$(eval $(call isa_rule,$i)))
 
-$(BUILD)/tests/test_simde: $(foreach i,$(SIMDE_ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o))
+define int8_rule
+$(BUILD)/kernels/int8/$(1)/%.o: kernels/int8/%.c
+	@mkdir -p $$(@D)
+	$$(call say,CC,'$$< $(1)')$$(CC) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -DISA_NAME=$(1) -DISA_$(1) \
+	    -DISA_BASE=$(or $(INT8_BASE_$(1)),$(1)) -c $$< -o $$@
+endef
+$(foreach i,$(INT8_ISAS) $(SIMDE_ISAS),$(eval $(call int8_rule,$i)))
+
+SIMDE_OBJ := $(foreach i,$(SIMDE_ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o))
+INT8_SIMDE_OBJ := $(foreach i,$(SIMDE_ISAS),$(INT8_SRC:kernels/int8/%.c=$(BUILD)/kernels/int8/$i/%.o))
+$(BUILD)/tests/test_simde: $(SIMDE_OBJ)
+$(BUILD)/tests/test_int8_simde: $(SIMDE_OBJ) $(INT8_SIMDE_OBJ)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -lcmocka -o $@

@@ -13,13 +13,27 @@
 #include <unistd.h>
 #endif
 
-extern const backend backend_ref;
+extern const backend backend_ref, backend_ref_int8;
+
+/* What a backend's products compute in; "auto" means the canonical fp32, the other modes have a name of their own. */
+typedef enum { MODE_F32, MODE_BF16, MODE_INT8, MODES } mode;
+
+static const struct {
+    const char *name, *ask, *missing;
+} modes[MODES] = {
+    [MODE_F32] = {"auto", "nothing", "no backend"},
+    [MODE_BF16] =
+        {"bf16", "compute_dtype: bf16",
+         "this machine has no fast bf16 products (AVX512-BF16, or AMX on Linux 5.16): use compute_dtype: f32"},
+    [MODE_INT8] = {"int8", "the fast mode of inference", "no backend with int8 products"},
+};
 
 typedef struct {
     const backend *be;
     int (*usable)(void);
-    bool bf16;         /* products in bf16: a mode of its own, never what "auto" takes */
-    int (*pays)(void); /* by name only where it does not */
+    mode mode;
+    int (*pays)(void);    /* by name only where it does not */
+    const backend *below; /* MODE_INT8: what it lies over */
 } candidate;
 
 static int always(void) { return 1; }
@@ -34,8 +48,9 @@ static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
-extern const backend backend_avx512bf16, backend_amx;
+extern const backend backend_avx512bf16, backend_amx, backend_avx2_int8, backend_avx512_int8, backend_avx512vnni_int8;
 static int has_avx512bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+static int has_avx512vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 /* Intel's cores with AVX512-FP16 issue VDPBF16PS every other cycle, half the products of fp32's FMA (measured: 111
  * against 222 GFLOPS); what they have for bf16 is AMX, which a virtual machine may hide. CPUID leaf 7, EDX bit 23. */
 static int bf16_lanes_pay(void) {
@@ -50,14 +65,23 @@ static int has_amx(void) {
     return has_avx512bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1) &&
            syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
-static const candidate candidates[] = {{&backend_ref, always, false, always},
-                                       {&backend_avx2, has_avx2, false, always},
-                                       {&backend_avx512, has_avx512, false, always},
-                                       {&backend_avx512bf16, has_avx512bf16, true, bf16_lanes_pay},
-                                       {&backend_amx, has_amx, true, always}};
+static const candidate candidates[] = {
+    {&backend_ref, always, MODE_F32, always, NULL},
+    {&backend_avx2, has_avx2, MODE_F32, always, NULL},
+    {&backend_avx512, has_avx512, MODE_F32, always, NULL},
+    {&backend_avx512bf16, has_avx512bf16, MODE_BF16, bf16_lanes_pay, NULL},
+    {&backend_amx, has_amx, MODE_BF16, always, NULL},
+    {&backend_ref_int8, always, MODE_INT8, always, &backend_ref},
+    {&backend_avx2_int8, has_avx2, MODE_INT8, always, &backend_avx2},
+    {&backend_avx512_int8, has_avx512, MODE_INT8, always, &backend_avx512},
+    {&backend_avx512vnni_int8, has_avx512vnni, MODE_INT8, always, &backend_avx512},
+};
 #else
-extern const backend backend_neon;
-static const candidate candidates[] = {{&backend_ref, always, false, always}, {&backend_neon, always, false, always}};
+extern const backend backend_neon, backend_neon_int8;
+static const candidate candidates[] = {{&backend_ref, always, MODE_F32, always, NULL},
+                                       {&backend_neon, always, MODE_F32, always, NULL},
+                                       {&backend_ref_int8, always, MODE_INT8, always, &backend_ref},
+                                       {&backend_neon_int8, always, MODE_INT8, always, &backend_neon}};
 #endif
 
 enum { CANDIDATES = sizeof candidates / sizeof *candidates };
@@ -67,16 +91,18 @@ static const char *names[CANDIDATES + 1]; /* written before main only */
 __attribute__((constructor)) static void find_backends(void) {
     int n = 0;
     for (int i = 0; i < CANDIDATES; i++)
-        if (!candidates[i].bf16 && candidates[i].usable()) names[n++] = candidates[i].be->name;
+        if (candidates[i].mode == MODE_F32 && candidates[i].usable()) names[n++] = candidates[i].be->name;
 }
 
 const char *const *backend_names(void) { return names; }
 
-static const backend *best(bool bf16) {
-    for (int i = CANDIDATES - 1; i >= 0; i--)
-        if (candidates[i].bf16 == bf16 && candidates[i].pays() && candidates[i].usable()) return candidates[i].be;
-    fail(EXIT_USAGE,
-         "this machine has no fast bf16 products (AVX512-BF16, or AMX on Linux 5.16): use compute_dtype: f32");
+/* the last row of that mode that works here; over `below` when it is not NULL */
+static const candidate *best(mode m, const backend *below) {
+    for (int i = CANDIDATES - 1; i >= 0; i--) {
+        const candidate *c = &candidates[i];
+        if (c->mode == m && (!below || c->below == below) && c->pays() && c->usable()) return c;
+    }
+    fail(EXIT_USAGE, "%s", modes[m].missing);
     return NULL;
 }
 
@@ -86,17 +112,31 @@ static const candidate *find(const char *name) {
     return NULL;
 }
 
-/* A named backend must compute as compute_dtype says: neither silently replaces the other. */
-static int agree(const char *from, const candidate *c, bool bf16) {
-    if (!c || c->bf16 == bf16) return 0;
-    if (bf16) return fail(EXIT_USAGE, "%sbackend '%s' has no bf16 products: use auto", from, c->be->name);
-    return fail(EXIT_USAGE, "%sbackend '%s' multiplies in bf16: ask for compute_dtype: bf16", from, c->be->name);
+/* A named backend must compute as the mode says: neither silently replaces the other. An instruction set alone means
+ * its integer products in that mode. */
+static int agree(const char *from, const candidate **c, mode m) {
+    if (!*c || (*c)->mode == m) return 0;
+    if (m == MODE_INT8 && (*c)->mode == MODE_F32) return (*c = best(m, (*c)->be)) ? 0 : -1;
+    const char *name = (*c)->be->name;
+    if (m != MODE_F32)
+        return fail(EXIT_USAGE, "%sbackend '%s' has no %s products: use auto", from, name, modes[m].name);
+    return fail(EXIT_USAGE, "%sbackend '%s' multiplies in %s: ask for %s", from, name, modes[(*c)->mode].name,
+                modes[(*c)->mode].ask);
+}
+
+static mode mode_of(const char *name) {
+    for (int m = 0; m < MODES; m++)
+        if (!strcmp(modes[m].name, name)) return (mode)m;
+    return MODES;
 }
 
 const char *backend_for(const char *name, const char *compute_dtype) {
-    const bool bf16 = !strcmp(compute_dtype, "bf16");
-    if (!strcmp(name, "auto")) return bf16 ? "bf16" : "auto";
-    return agree("", find(name), bf16) ? NULL : name;
+    const mode m = mode_of(strcmp(compute_dtype, "f32") ? compute_dtype : "auto");
+    const candidate *c = find(name);
+    CHECK(m < MODES, "compute_dtype %s", compute_dtype);
+    if (!strcmp(name, "auto")) return modes[m].name;
+    if (agree("", &c, m)) return NULL;
+    return c ? c->be->name : name; /* an unknown name is backend_open's error */
 }
 
 /* Backends that are shared objects: plugin.c finds them. */
@@ -110,18 +150,20 @@ bool backend_is_device(const char *name) {
 
 const backend *backend_open(const char *name) {
     const char *from = "", *env = getenv("PEFT_ISA");
-    const bool bf16 = !strcmp(name, "bf16"), choose = bf16 || !strcmp(name, "auto");
-    if (choose && !(env && *env && strcmp(env, "auto") != 0)) return best(bf16);
+    const mode m = mode_of(name);
+    const bool choose = m < MODES;
+    const candidate *c;
+    if (choose && !(env && *env && strcmp(env, "auto") != 0)) return (c = best(m, NULL)) ? c->be : NULL;
     if (choose) name = env, from = "PEFT_ISA: ";
     if (backend_is_device(name) && !choose) return plugin_open(name);
-    const candidate *c = find(name);
-    if (choose && agree(from, c, bf16)) return NULL;
+    c = find(name);
+    if (choose && agree(from, &c, m)) return NULL;
     if (c && c->usable()) return c->be;
     if (c) {
         fail(EXIT_USAGE, "%sthis CPU does not support backend '%s': use auto", from, name);
         return NULL;
     }
-    char list[128] = "auto";
+    char list[160] = "auto";
     for (int i = 0; i < CANDIDATES; i++) {
         if (!candidates[i].usable()) continue;
         strncat(list, ", ", sizeof list - strlen(list) - 1);

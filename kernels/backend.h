@@ -191,7 +191,8 @@ const backend *backend_open(const char *name);
 const char *const *backend_names(void); /* NULL-terminated: those compiled in and supported here, "ref" first */
 /* Two overlays leave the canonical numerics by multiplying weights in bf16 (kernels/bf16/bf16.h): "avx512-bf16" and
  * "amx". backend_open takes their names, and "bf16" for the best of them, or fails likewise; backend_names has none of
- * them. */
+ * them. Nor of the overlays of inference's fast mode (kernels/int8/int8.h): "int8" is the best of them, and where an
+ * instruction set was named ($PEFT_ISA, or backend_for with compute_dtype "int8") the best over that one. */
 const char *backend_for(const char *name,
                         const char *compute_dtype); /* for backend_open; NULL after fail where they clash */
 bool backend_is_device(

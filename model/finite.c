@@ -22,7 +22,7 @@ static const scales rows[FORMATS] = {
     [FMT_Q4_1] = {2, {0, 2}, F16_EXPONENT}, [FMT_Q5_0] = {1, {0}, F16_EXPONENT},
     [FMT_Q5_1] = {2, {0, 2}, F16_EXPONENT}, [FMT_Q8_0] = {1, {0}, F16_EXPONENT},
     [FMT_Q4_K] = {2, {0, 2}, F16_EXPONENT}, [FMT_Q5_K] = {2, {0, 2}, F16_EXPONENT},
-    [FMT_Q6_K] = {1, {208}, F16_EXPONENT},
+    [FMT_Q6_K] = {1, {208}, F16_EXPONENT},  [FMT_IQ4_NL] = {1, {0}, F16_EXPONENT},
 };
 
 static uint16_t word(const uint8_t *p) {

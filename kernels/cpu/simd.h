@@ -16,6 +16,13 @@
  *   v16_from_bf16(p) v16_from_f16(p)         16 values of uint16_t; v16_to_bf16(p, a) v16_to_f16(p, a) round to nearest
  * even v16_sum(a) v16_hmax(a)                   the fixed tree: lanes i and i+8, then +4, +2, +1 v16_exp(a)
  *
+ * Bytes. v16i is also 16 groups of 4 bytes: v16i_pick(t, i) = t[i] for each byte i < 16 of a table of 16 bytes, which
+ * v16i_table(p) holds; v16i_set4(p): the 4 bytes at p in every group; v16i_put_bytes(p, a): the low byte of each int32;
+ * v16_from_u8(p) v16_from_s8(p): 16 bytes to floats. Dots add 4 products a group to int32, exactly:
+ *   v16i_dot(c, u, x)        bytes of u are 0 .. 63, of x -127 .. 127
+ *   v16i_dot_wide(c, w, x)   bytes of w are values -127 .. 127 plus DOT_BIAS, and what comes out is too large by
+ * DOT_BIAS times the sum of x: the multipliers of some instruction sets take one operand without a sign
+ *
  * For GEMM tiles there is `vn`, the widest value that is worth naming as one accumulator (VN floats): vn_load vn_store
  * vn_set1 vn_mul vn_fma, and vn_transpose(dst, ldd, src, lds): dst[j*ldd + i] = src[i*lds + j] for i, j < VN. For 4-bit
  * codes: vni, VN int32; vn_table, 16 floats; vn_code(t, x, shift) = t[x >> shift & 15]; vn_codes(t, p) = the VN codes

@@ -82,6 +82,43 @@ static inline v16 v16_lookup(v16i i, const float *t) {
     return (v16){lookup8(i.a, low, high), lookup8(i.b, low, high)};
 }
 
+static inline v16i v16i_table(const int8_t *p) {
+    __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
+    return (v16i){t, t};
+}
+static inline v16i v16i_pick(v16i t, v16i i) {
+    return (v16i){_mm256_shuffle_epi8(t.a, i.a), _mm256_shuffle_epi8(t.b, i.b)};
+}
+static inline v16i v16i_set4(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return v16i_set1(four);
+}
+static inline void v16i_put_bytes(int8_t *p, v16i x) {
+    const __m256i low = _mm256_set1_epi32(0xff);
+    __m256i u = _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
+    u = _mm256_permute4x64_epi64(u, 0xd8);
+    _mm_storeu_si128((__m128i *)p, _mm_packus_epi16(_mm256_castsi256_si128(u), _mm256_extracti128_si256(u, 1)));
+}
+static inline v16 v16_from_u8(const uint8_t *p) {
+    __m128i x = _mm_loadu_si128((const __m128i *)p);
+    return v16_from_i((v16i){_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))});
+}
+static inline v16 v16_from_s8(const uint8_t *p) {
+    __m128i x = _mm_loadu_si128((const __m128i *)p);
+    return v16_from_i((v16i){_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))});
+}
+/* pairs of products saturate at 16 bits: |w| and x with w's sign stay within 2 * 127 * 127 */
+enum { DOT_BIAS = 0 };
+static inline __m256i dot8(__m256i c, __m256i u, __m256i x) {
+    return _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), _mm256_set1_epi16(1)));
+}
+static inline v16i v16i_dot(v16i c, v16i u, v16i x) { return (v16i){dot8(c.a, u.a, x.a), dot8(c.b, u.b, x.b)}; }
+static inline v16i v16i_dot_wide(v16i c, v16i w, v16i x) {
+    return (v16i){dot8(c.a, _mm256_abs_epi8(w.a), _mm256_sign_epi8(x.a, w.a)),
+                  dot8(c.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(x.b, w.b))};
+}
+
 static inline __m256 bf16_8(const uint16_t *p) {
     __m256i u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));

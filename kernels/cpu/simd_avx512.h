@@ -48,6 +48,35 @@ static inline v16i v16i_shr(v16i a, int k) { return _mm512_srli_epi32(a, (unsign
 static inline v16 v16_from_i(v16i a) { return _mm512_cvtepi32_ps(a); }
 static inline v16 v16_lookup(v16i i, const float *t) { return _mm512_permutexvar_ps(i, _mm512_loadu_ps(t)); }
 
+static inline v16i v16i_table(const int8_t *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
+static inline v16i v16i_pick(v16i t, v16i i) { return _mm512_shuffle_epi8(t, i); }
+static inline v16i v16i_set4(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+static inline void v16i_put_bytes(int8_t *p, v16i a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+static inline v16 v16_from_u8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+static inline v16 v16_from_s8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+#if defined(ISA_vnni)
+enum { DOT_BIAS = 128 };
+static inline v16i v16i_dot(v16i c, v16i u, v16i x) { return _mm512_dpbusd_epi32(c, u, x); }
+static inline v16i v16i_dot_wide(v16i c, v16i w, v16i x) { return _mm512_dpbusd_epi32(c, w, x); }
+#else
+/* pairs of products saturate at 16 bits: |w| and x with w's sign stay within 2 * 127 * 127 */
+enum { DOT_BIAS = 0 };
+static inline v16i v16i_dot(v16i c, v16i u, v16i x) {
+    return _mm512_add_epi32(c, _mm512_madd_epi16(_mm512_maddubs_epi16(u, x), _mm512_set1_epi16(1)));
+}
+static inline v16i v16i_dot_wide(v16i c, v16i w, v16i x) {
+    return v16i_dot(c, _mm512_abs_epi8(w), _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x));
+}
+#endif
+
 static inline v16 v16_from_bf16(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }

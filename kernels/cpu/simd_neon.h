@@ -126,6 +126,53 @@ static inline v16 v16_lookup(v16i i, const float *t) {
     return (v16){neon_lookup(i.a, b), neon_lookup(i.b, b), neon_lookup(i.c, b), neon_lookup(i.d, b)};
 }
 
+static inline int8x16_t neon_bytes(int32x4_t x) { return vreinterpretq_s8_s32(x); }
+static inline v16i v16i_table(const int8_t *p) {
+    int32x4_t t = vreinterpretq_s32_s8(vld1q_s8(p));
+    return (v16i){t, t, t, t};
+}
+static inline int32x4_t neon_pick(int32x4_t t, int32x4_t i) {
+    return vreinterpretq_s32_s8(vqtbl1q_s8(neon_bytes(t), vreinterpretq_u8_s32(i)));
+}
+static inline v16i v16i_pick(v16i t, v16i i) { return NEON4_2(v16i, neon_pick, t, i); }
+static inline v16i v16i_set4(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return v16i_set1(four);
+}
+static inline void v16i_put_bytes(int8_t *p, v16i x) {
+    int16x8_t lo = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), hi = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
+    vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+static inline v16i neon_widen(int16x8_t lo, int16x8_t hi) {
+    return (v16i){vmovl_s16(vget_low_s16(lo)), vmovl_s16(vget_high_s16(lo)), vmovl_s16(vget_low_s16(hi)),
+                  vmovl_s16(vget_high_s16(hi))};
+}
+static inline v16 v16_from_u8(const uint8_t *p) {
+    uint8x16_t x = vld1q_u8(p);
+    return v16_from_i(
+        neon_widen(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(x))), vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(x)))));
+}
+static inline v16 v16_from_s8(const uint8_t *p) {
+    int8x16_t x = vreinterpretq_s8_u8(vld1q_u8(p));
+    return v16_from_i(neon_widen(vmovl_s8(vget_low_s8(x)), vmovl_s8(vget_high_s8(x))));
+}
+enum { DOT_BIAS = 0 };
+#if defined(__ARM_FEATURE_DOTPROD)
+static inline int32x4_t neon_dot(int32x4_t c, int32x4_t w, int32x4_t x) {
+    return vdotq_s32(c, neon_bytes(w), neon_bytes(x));
+}
+#else
+static inline int32x4_t neon_dot(int32x4_t c, int32x4_t w, int32x4_t x) {
+    int8x16_t a = neon_bytes(w), b = neon_bytes(x);
+    int32x4_t lo = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+    int32x4_t hi = vpaddlq_s16(vmull_s8(vget_high_s8(a), vget_high_s8(b)));
+    return vaddq_s32(c, vpaddq_s32(lo, hi));
+}
+#endif
+static inline v16i v16i_dot(v16i c, v16i u, v16i x) { return NEON4_3(v16i, neon_dot, c, u, x); }
+static inline v16i v16i_dot_wide(v16i c, v16i w, v16i x) { return NEON4_3(v16i, neon_dot, c, w, x); }
+
 static inline float32x4_t neon_bf16(const uint16_t *p) {
     return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p)), 16));
 }
