@@ -25,7 +25,7 @@ typedef struct options {
     int stops;
     int max_tokens, context;
     kv_type kv_type;
-    bool chat, json, ignore_eos;
+    bool chat, json, ignore_eos, precise;
 } options;
 
 typedef struct app {
@@ -69,6 +69,8 @@ static const char usage_text[] =
     "  --seed N           of the choice of tokens (0)\n"
     "  --json             one JSON object for an answer instead of text\n"
     "  --threads N        0 = one for each core (0)\n"
+    "  --precise          canonical fp32 arithmetic; without it, products of quantised weights are made in integers, with\n"
+    "                     activations rounded to 8 bits, and weights of 16 and 32 bits are held in 8 (--score: always)\n"
     "  --backend NAME     auto, ref, avx2, avx512, neon (auto); or bf16: products in bf16, avx512-bf16 or amx\n";
 
 enum {
@@ -98,6 +100,7 @@ enum {
     OPT_STOP,
     OPT_JSON,
     OPT_THREADS,
+    OPT_PRECISE,
     OPT_BACKEND,
     OPT_HELP
 };
@@ -128,6 +131,7 @@ static const struct option long_options[] = {{"model", 1, NULL, OPT_MODEL},
                                              {"stop", 1, NULL, OPT_STOP},
                                              {"json", 0, NULL, OPT_JSON},
                                              {"threads", 1, NULL, OPT_THREADS},
+                                             {"precise", 0, NULL, OPT_PRECISE},
                                              {"backend", 1, NULL, OPT_BACKEND},
                                              {"help", 0, NULL, OPT_HELP},
                                              {NULL, 0, NULL, 0}};
@@ -228,6 +232,7 @@ static int parse(options *o, int argc, char **argv) {
             if (o->stops == STOPS_MAX) return fail(EXIT_USAGE, "--stop: more than %d of them", STOPS_MAX);
             o->stop[o->stops++] = optarg;
             break;
+        case OPT_PRECISE: o->precise = true; break;
         case OPT_BACKEND: o->how.backend = optarg; break;
         case OPT_HELP: fputs(usage_text, stdout); exit(EXIT_DONE);
         case '?': return fail(EXIT_USAGE, "see ./infer --help");
@@ -235,6 +240,7 @@ static int parse(options *o, int argc, char **argv) {
             if (take_number(o, opt, long_options[index].name, optarg)) return -1;
         }
     if (optind < argc) return fail(EXIT_USAGE, "unexpected argument '%s'; see ./infer --help", argv[optind]);
+    if (!o->precise && !o->score) o->how.backend = backend_fast(o->how.backend);
     if (!o->model) return fail(EXIT_USAGE, "--model is missing; see ./infer --help");
     if (!!o->score + (o->chat || o->prompt) != 1)
         return fail(EXIT_USAGE, "expected one of --prompt, --chat and --score; see ./infer --help");

@@ -148,6 +148,18 @@ bool backend_is_device(const char *name) {
     return false;
 }
 
+const char *backend_fast(const char *name) {
+    const candidate *c = find(name);
+    if (!strcmp(name, "auto")) return modes[MODE_INT8].name;
+    if (!c || c->mode != MODE_F32 || !c->usable()) return name;
+    return best(MODE_INT8, c->be)->be->name; /* each of them has one */
+}
+
+bool backend_is_int8(const char *name) {
+    const candidate *c = find(name);
+    return mode_of(name) == MODE_INT8 || (c && c->mode == MODE_INT8);
+}
+
 const backend *backend_open(const char *name) {
     const char *from = "", *env = getenv("PEFT_ISA");
     const mode m = mode_of(name);

@@ -191,10 +191,14 @@ const backend *backend_open(const char *name);
 const char *const *backend_names(void); /* NULL-terminated: those compiled in and supported here, "ref" first */
 /* Two overlays leave the canonical numerics by multiplying weights in bf16 (kernels/bf16/bf16.h): "avx512-bf16" and
  * "amx". backend_open takes their names, and "bf16" for the best of them, or fails likewise; backend_names has none of
- * them. Nor of the overlays of inference's fast mode (kernels/int8/int8.h): "int8" is the best of them, and where an
- * instruction set was named ($PEFT_ISA, or backend_for with compute_dtype "int8") the best over that one. */
+ * them. Nor of the overlays of inference's fast mode (kernels/int8/int8.h): "int8" is the best of them, or the best
+ * over the instruction set that $PEFT_ISA names. */
 const char *backend_for(const char *name,
                         const char *compute_dtype); /* for backend_open; NULL after fail where they clash */
+/* What inference opens for its fast mode when `name` was asked for: integer products for "auto" and over an instruction
+ * set, `name` itself where it is a device's or another mode's. */
+const char *backend_fast(const char *name);
+bool backend_is_int8(const char *name); /* opens a backend with integer products: weights are worth packing for it */
 bool backend_is_device(
     const char *name); /* "cuda" or "emu", whether or not it is here: kernels have memory of their own */
 extern const backend backend_plan;

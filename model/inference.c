@@ -8,7 +8,10 @@
 /* How the base is held: as it was said, or as the adapter was trained. */
 static int choose_base(model_options *base, const inference_options *o, int64_t positions) {
     lora_config l;
-    *base = (model_options){o->load_in_4bit, o->double_quant, positions, NULL};
+    *base = (model_options){.load_in_4bit = o->load_in_4bit,
+                            .double_quant = o->double_quant,
+                            .positions = positions,
+                            .packing = backend_is_int8(o->backend) ? PACK_LOSSY : PACK_NONE};
     if (!o->adapter || o->base_given) return 0;
     if (lora_config_read(&l, o->adapter)) return -1;
     base->load_in_4bit = l.base != BASE_AS_IS, base->double_quant = l.base == BASE_NF4_DOUBLE;

@@ -2,6 +2,7 @@
  */
 #include "core/error.h"
 #include "core/num.h"
+#include "kernels/rows16.h"
 #include "model/finite.h"
 #include "model/model.h"
 #include "model/quant_cache.h"
@@ -60,6 +61,35 @@ static void settle_nf4(const loader *ld, weight *w) {
     m->map = arena_copy(ld->run, m->map, 256 * sizeof(float));
 }
 
+/* w, whose rows are GGUF's q or k when heads is not 0, packed where it was asked for and can be; mapped: its bytes are
+ * a file's and are not needed any longer. False: hold it in another way. */
+static bool pack(const loader *ld, const weight *w, int heads, bool mapped, weight *made) {
+    const bool lossy = ld->o->packing == PACK_LOSSY;
+    if (ld->o->packing == PACK_NONE || !rows16_bytes(w, lossy)) return false;
+    *made = rows16_pack(w, heads, lossy, ld->run);
+    if (mapped && !ld->run->planning) file_drop(w->data, (uint64_t)weight_bytes(w));
+    return true;
+}
+
+/* NF4, of the cache or made here. */
+static void load_nf4(const loader *ld, proj *p, const char *name, const weight *file, int heads) {
+    const bool cached = quant_cache_weight(ld->o->quant, p->name, file->rows, file->cols, &p->w);
+    if (cached) {
+        settle_nf4(ld, &p->w);
+    } else {
+        p->w = rows_nf4(file, heads, ld->o->double_quant, ld->run);
+        if (!ld->run->planning) file_drop(file->data, (uint64_t)weight_bytes(file)); /* not read again */
+    }
+    check_finite(ld, name, file, &p->w);
+    const weight nf4 = p->w;
+    pack(ld, &nf4, 0, cached, &p->w);
+}
+
+static void load_stored(const loader *ld, weight *made, const char *name, const weight *file, int heads) {
+    check_finite(ld, name, file, file);
+    if (!pack(ld, file, heads, true, made)) *made = settle(ld, file, heads);
+}
+
 static int load_proj(const loader *ld, proj *p, int layer, const char *module, int64_t rows, int64_t cols) {
     p->name = xprintf("model.layers.%d.%s", layer, module);
     char name[256];
@@ -67,15 +97,10 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
     weight w;
     if (model_source_weight(ld->s, name, rows, cols, &w)) return -1;
     int heads = model_source_permuted(ld->s, name);
-    if (!ld->o->load_in_4bit)
-        p->w = settle(ld, &w, heads);
-    else if (quant_cache_weight(ld->o->quant, p->name, rows, cols, &p->w))
-        settle_nf4(ld, &p->w);
-    else {
-        p->w = rows_nf4(&w, heads, ld->o->double_quant, ld->run);
-        if (!ld->run->planning) file_drop(w.data, (uint64_t)weight_bytes(&w)); /* not read again */
-    }
-    check_finite(ld, name, &w, &p->w);
+    if (ld->o->load_in_4bit)
+        load_nf4(ld, p, name, &w, heads);
+    else
+        load_stored(ld, &p->w, name, &w, heads);
     return 0;
 }
 
@@ -169,8 +194,9 @@ int model_open(model *m, const model_source *s, const model_options *o, arena *r
     if (!own_head && !m->hp.tied) return fail(EXIT_INPUT, "%s: tensor 'lm_head.weight' is missing", s->path);
     if (own_head) {
         if (model_source_weight(s, "lm_head.weight", m->hp.vocab, m->hp.dim, &w)) return -1;
-        m->head = settle(&ld, &w, 0);
-        check_finite(&ld, "lm_head.weight", &w, &m->head);
+        load_stored(&ld, &m->head, "lm_head.weight", &w, 0);
+    } else {
+        pack(&ld, &m->embed, 0, m->embed.data == w.data, &m->head);
     }
     if (load_vector(&ld, &m->norm_out, "model.norm.weight", m->hp.dim)) return -1;
     for (int64_t i = 0; i < m->hp.layers; i++)
@@ -184,8 +210,9 @@ void model_close(model *m) {
         for (int i = 0; i < m->groups[g].n; i++) {
             proj *p = &m->groups[g].p[i];
             free(p->name);
-            free((void *)p->w.meta);
+            weight_release(&p->w);
         }
+    if (m->head.fmt && weight_rows16(&m->head)) weight_release(&m->head);
     free(m->groups), free(m->layers), free(m->nonfinite);
     *m = (model){0};
 }

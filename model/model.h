@@ -82,12 +82,17 @@ typedef struct model {
     int first_trainable; /* lowest block with an adapter, two blocks a layer: nothing below is recorded */
 } model;
 
+/* Matrices for inference, sixteen rows side by side (kernels/rows16.h), in `run`: the file's pages of them are dropped.
+ * PACK_LOSSY: those in 16 or 32 bits too, as blocks of 8 bits; what cannot be packed is held as without. */
+typedef enum { PACK_NONE, PACK_EXACT, PACK_LOSSY } weight_packing;
+
 /* How the base is held. */
 typedef struct model_options {
     bool load_in_4bit; /* linear layers to NF4; embeddings and head stay as they are */
     bool double_quant;
     int64_t positions;               /* rows of the rotary tables */
     const struct quant_cache *quant; /* load_in_4bit: where the NF4 of an earlier start is; NULL: quantise into run */
+    weight_packing packing;
 } model_options;
 
 /* Builds over `run`. With run->planning only sizes are taken and no data are read. */

@@ -227,8 +227,13 @@ static void test_int8_plain(void **state) {
 static void test_choice(void **state) {
     (void)state;
     unsetenv("PEFT_ISA");
-    assert_string_equal(backend_for("auto", "int8"), "int8");
-    assert_string_equal(backend_for("ref", "int8"), "ref-int8");
+    assert_string_equal(backend_fast("auto"), "int8");
+    assert_string_equal(backend_fast("ref"), "ref-int8");
+    assert_string_equal(backend_fast("ref-int8"), "ref-int8");
+    assert_string_equal(backend_fast("bf16"), "bf16");
+    assert_string_equal(backend_fast("nothing"), "nothing");
+    assert_true(backend_is_int8("int8") && backend_is_int8("ref-int8"));
+    assert_false(backend_is_int8("auto") || backend_is_int8("ref") || backend_is_int8("bf16"));
     assert_null(backend_for("ref-int8", "f32"));
     assert_non_null(strstr(fail_text(), "the fast mode"));
     fail_clear();

@@ -5,7 +5,7 @@
 
 extern const backend ID;
 
-/* kernels.def fills the table, the last row is then taken back */
+/* kernels.def fills the table, the last rows are then taken back */
 #pragma GCC diagnostic ignored "-Woverride-init"
 
 const backend ID = {
@@ -13,5 +13,6 @@ const backend ID = {
 #define K(name, args) .name = BASE(name),
 #include "kernels/kernels.def"
 #undef K
+    .proj_fwd = proj_fwd_compose,
     .weight_fwd = ISA(weight_fwd_int8),
 };

@@ -66,7 +66,7 @@ def score(name, rows, options):
 
 def generate(name, n, options):
     """Greedy text of at most n tokens, without the prompt, and their number."""
-    answer = json.loads(run(["./infer", *options, "--max-tokens", n, "--temperature", 0, "--json"], name))
+    answer = json.loads(run(["./infer", *options, "--precise", "--max-tokens", n, "--temperature", 0, "--json"], name))
     return answer["text"], answer["completion_tokens"]
 
 

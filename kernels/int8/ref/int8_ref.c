@@ -166,5 +166,6 @@ const backend backend_ref_int8 = {
 #define K(name, args) .name = name##_ref,
 #include "kernels/kernels.def"
 #undef K
+    .proj_fwd = proj_fwd_compose,
     .weight_fwd = weight_fwd_int8_ref,
 };
