@@ -83,13 +83,17 @@ mat tape_value(tape *t, const tensor *x) {
     return v;
 }
 
+mat tape_grad_fresh(tape *t, tensor *x, bool *fresh) {
+    *fresh = x->needs_grad && !x->grad.data;
+    if (*fresh) x->grad = alloc_mat(t->act, F32, x->val.rows, x->val.cols);
+    return x->needs_grad ? x->grad : mat_none();
+}
+
 mat tape_grad(tape *t, tensor *x) {
-    if (!x->needs_grad) return mat_none();
-    if (!x->grad.data) {
-        x->grad = alloc_mat(t->act, F32, x->val.rows, x->val.cols);
-        t->k->be->zero(t->k, x->grad.data, (size_t)(x->grad.rows * x->grad.cols) * sizeof(float));
-    }
-    return x->grad;
+    bool fresh;
+    mat g = tape_grad_fresh(t, x, &fresh);
+    if (fresh) t->k->be->zero(t->k, g.data, (size_t)(g.rows * g.cols) * sizeof(float));
+    return g;
 }
 
 /* Runs every node after `stop`, last first. An op's backward may use tmp freely: it is released behind it. */

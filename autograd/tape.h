@@ -82,6 +82,7 @@ void *tape_record(tape *t, size_t bytes, backward_fn *backward, tensor *out);
 
 mat tape_value(tape *t, const tensor *x); /* in a backward function: val, remade into tmp where needed */
 mat tape_grad(tape *t, tensor *x);        /* allocated and zeroed on first use; data NULL when x needs no gradient */
+mat tape_grad_fresh(tape *t, tensor *x, bool *fresh); /* *fresh: first use, not zeroed: write, do not add */
 /* Scratch of the running op, F32: released when the op or its backward function returns to mark. */
 mat tape_scratch(tape *t, int64_t rows, int64_t cols);
 mat tape_scratch_as(tape *t, dtype type, int64_t rows, int64_t cols);

@@ -47,15 +47,18 @@ static mat dropped(tape *t, const lora *l, mat x, const batch *b) {
 
 static void zero_mat(kctx *k, mat m) { k->be->zero(k, m.data, (size_t)(m.rows * m.cols * mat_bytes(m.type))); }
 
+static mat param_mat(const param *p) { return mat_f32(p->val, p->rows, p->cols); }
+
+/* y = x A^T */
+static void down(kctx *k, mat y, mat x, const param *a) {
+    const weight w = param_weight(a);
+    k->be->proj_fwd(k, &(proj_fwd_args){.n = 1, .x = x, .y = {y}, .w = {&w}});
+}
+
 /* h[:, cols of i] = scale_i * drop_i(x) A_i^T */
 static void project_down(tape *t, const proj *p, int n, mat x, const batch *b, mat h) {
-    kctx *k = t->k;
-    zero_mat(k, h);
     param joint = joint_a(t, p, n);
-    if (joint.rows) {
-        weight a = param_weight(&joint);
-        k->be->weight_fwd(k, h, x, &a);
-    }
+    if (joint.rows) down(t->k, h, x, &joint);
     int64_t at = 0;
     for (int i = 0; i < n; i++) {
         const lora *l = p[i].lora;
@@ -63,39 +66,33 @@ static void project_down(tape *t, const proj *p, int n, mat x, const batch *b, m
         mat hi = mat_cols(h, at, l->a.rows);
         if (!joint.rows) {
             size_t mark = t->tmp->used;
-            weight a = param_weight(&l->a);
-            k->be->weight_fwd(k, hi, dropped(t, l, x, b), &a);
+            down(t->k, hi, dropped(t, l, x, b), &l->a);
             arena_release(t->tmp, mark);
         }
-        k->be->scale(k, hi, hi, l->scale);
+        t->k->be->scale(t->k, hi, hi, l->scale);
         at += l->a.rows;
     }
 }
 
-static mat param_mat(const param *p) { return mat_f32(p->val, p->rows, p->cols); }
-
-/* Gradients of B_i, and dh (scaled) out of the dy_i. */
+/* Gradients of B_i, and dh_i = scale_i dy_i B_i; zeros where no dy came. */
 static void backward_up(tape *t, const proj_node *s, mat dh) {
     kctx *k = t->k;
     int64_t at = 0;
-    zero_mat(k, dh);
     for (int i = 0; i < s->n; i++) {
         const lora *l = s->p[i].lora;
-        mat dy = s->y[i]->grad;
-        if (l && dy.data) {
-            mat dhi = mat_cols(dh, at, l->a.rows);
-            weight b = param_weight(&l->b);
-            k->be->weight_grad(k, param_grad(&l->b), dy, mat_cols(s->h, at, l->a.rows));
-            k->be->weight_bwd(k, dhi, dy, &b);
-            k->be->scale(k, dhi, dhi, l->scale);
-        }
-        at += rank_of(&s->p[i]);
+        if (!l) continue;
+        mat dy = s->y[i]->grad, dhi = mat_cols(dh, at, l->a.rows);
+        weight b = param_weight(&l->b);
+        if (dy.data) k->be->weight_grad(k, param_grad(&l->b), dy, mat_cols(s->h, at, l->a.rows));
+        k->be->proj_bwd(k, &(proj_bwd_args){.n = 1, .fresh = true, .dx = dhi, .dy = {dy}, .w = {&b}});
+        k->be->scale(k, dhi, dhi, l->scale);
+        at += l->a.rows;
     }
 }
 
-/* dx += sum dy_i W_i + dh A; a is NULL where masks stand between dx and A */
-static void backward_x(tape *t, const proj_node *s, mat dx, mat dh, const param *a) {
-    proj_bwd_args p = {.n = s->n, .dx = dx};
+/* dx (+)= sum dy_i W_i + dh A; a is NULL where masks stand between dx and A */
+static void backward_x(tape *t, const proj_node *s, mat dx, bool fresh, mat dh, const param *a) {
+    proj_bwd_args p = {.n = s->n, .fresh = fresh, .dx = dx};
     for (int i = 0; i < s->n; i++) p.dy[i] = s->y[i]->grad, p.w[i] = &s->p[i].w;
     if (a) p.dh = dh, p.down = param_mat(a);
     t->k->be->proj_bwd(t->k, &p);
@@ -125,13 +122,14 @@ static void backward_down_dropped(tape *t, const proj_node *s, mat x, mat dx, ma
 
 static void proj_backward(tape *t, node *n) {
     proj_node *s = (proj_node *)n;
-    mat dx = tape_grad(t, s->x), dh = mat_none();
+    bool fresh;
+    mat dx = tape_grad_fresh(t, s->x, &fresh), dh = mat_none();
     param joint = joint_a(t, s->p, s->n);
     if (s->h.cols) {
         dh = tape_scratch(t, s->h.rows, s->h.cols);
         backward_up(t, s, dh);
     }
-    if (dx.data) backward_x(t, s, dx, dh, joint.rows ? &joint : NULL);
+    if (dx.data) backward_x(t, s, dx, fresh, dh, joint.rows ? &joint : NULL);
     if (!s->h.cols) return;
     mat x = tape_value(t, s->x);
     if (joint.rows)

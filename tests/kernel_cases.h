@@ -282,6 +282,9 @@ static void run_proj(lab *l, const int *s) {
     l->c->be->proj_bwd(l->c, &b);
     b.fresh = true, b.dx = out(l, rows, cols, s[3] / 2);
     l->c->be->proj_bwd(l->c, &b);
+    for (int i = 0; i < n; i++) b.dy[i] = mat_none();
+    b.dh = mat_none(), b.dx = out(l, rows, cols, s[3]); /* zeros */
+    l->c->be->proj_bwd(l->c, &b);
     settle(l);
     for (int i = 0; i < n; i++) frozen_free(w[i]);
 }

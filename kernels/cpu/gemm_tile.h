@@ -1,9 +1,9 @@
-/* The register tiles of the matrix product: c[m, n] += sum over k of A(i, k) B(k, j), each output one fma chain over k.
- *     along rows of A (tile_row):     A(i, k) = a[i * as + k]
- *     along columns of A (tile_col):  A(i, k) = a[k * as + i]      packed A (as = m), or a matrix read transposed
- *     B(k, j) = b[k * bs + j]
- * m = 1 .. TILE_ROWS, n = 2 VN or VN: one function each, made by the macros below. The accumulators have names and are
- * no array, because gcc keeps an array in memory (measured: a third of the speed). */
+/* The register tiles of the matrix product: c[m, n] = from + sum over k of A(i, k) B(k, j), each output one fma chain
+ * over k. along rows of A (tile_row):     A(i, k) = a[i * as + k] along columns of A (tile_col):  A(i, k) = a[k * as +
+ * i]      packed A (as = m), or a matrix read transposed B(k, j) = b[k * bs + j] The chain of row i starts at from[i *
+ * fs + j]: from == c adds to what stands in C, fs == 0 starts all rows alike. m = 1 .. TILE_ROWS, n = 2 VN or VN: one
+ * function each, made by the macros below. The accumulators have names and are no array, because gcc keeps an array in
+ * memory (measured: a third of the speed). */
 #ifndef PEFT_KERNELS_CPU_GEMM_TILE_H
 #define PEFT_KERNELS_CPU_GEMM_TILE_H
 
@@ -11,8 +11,8 @@
 
 /* next: the C tile that will follow. A tile starts by loading C, which by then has left the cache, so its rows are
  * fetched a few at a time along the way (all at once they would fill the load buffers and stall this tile). */
-typedef void tile_fn(int64_t k, const float *a, int64_t as, const float *b, int64_t bs, float *c, int64_t cs,
-                     const float *next);
+typedef void tile_fn(int64_t k, const float *a, int64_t as, const float *b, int64_t bs, const float *from, int64_t fs,
+                     float *c, int64_t cs, const float *next);
 
 #define EACH1(X) X(0)
 #define EACH2(X) EACH1(X) X(1)
@@ -31,6 +31,8 @@ typedef void tile_fn(int64_t k, const float *a, int64_t as, const float *b, int6
 
 #define LOAD_1(i) vn c##i = vn_load(c + i * cs);
 #define LOAD_2(i) vn c##i = vn_load(c + i * cs), d##i = vn_load(c + i * cs + VN);
+#define FROM_1(i) vn c##i = vn_load(from + i * fs);
+#define FROM_2(i) vn c##i = vn_load(from + i * fs), d##i = vn_load(from + i * fs + VN);
 #define SAVE_1(i) vn_store(c + i * cs, c##i);
 #define SAVE_2(i) vn_store(c + i * cs, c##i), vn_store(c + i * cs + VN, d##i);
 #define FMA_1(i, at) c##i = vn_fma(vn_set1(at), b0, c##i);
@@ -59,8 +61,9 @@ enum { AHEAD = 16 };
     for (int line = 0; line < 2 * VN; line += 16) __builtin_prefetch(b + AHEAD * bs + line);
 #define TILE_COL(m, n)                                                                                                 \
     static void tile_col_##m##_##n(int64_t k, const float *restrict a, int64_t as, const float *restrict b,            \
-                                   int64_t bs, float *restrict c, int64_t cs, const float *next) {                     \
-        EACH##m(LOAD_##n) STRETCHES {                                                                                  \
+                                   int64_t bs, const float *from, int64_t fs, float *c, int64_t cs,                    \
+                                   const float *next) {                                                                \
+        EACH##m(FROM_##n) STRETCHES {                                                                                  \
             FETCH_ROW STRETCH { FETCH_AHEAD LOADB_##n EACH##m(COL_##n) a += as, b += bs; }                             \
         }                                                                                                              \
         EACH##m(SAVE_##n)                                                                                              \
@@ -88,11 +91,12 @@ enum { AHEAD = 16 };
 #define ROW_BASE13 (p12 + as)
 #define TILE_ROW(m, n)                                                                                                 \
     static void tile_row_##m##_##n(int64_t k, const float *restrict a, int64_t as, const float *restrict b,            \
-                                   int64_t bs, float *restrict c, int64_t cs, const float *next) {                     \
+                                   int64_t bs, const float *from, int64_t fs, float *c, int64_t cs,                    \
+                                   const float *next) {                                                                \
         const float *p0 = a, *p4 = m > 4 ? a + 4 * as : a, *p8 = m > 8 ? a + 8 * as : a;                               \
         const float *p12 = m > 12 ? a + 12 * as : a;                                                                   \
         int64_t as3 = 3 * as;                                                                                          \
-        EACH##m(LOAD_##n) STRETCHES {                                                                                  \
+        EACH##m(FROM_##n) STRETCHES {                                                                                  \
             FETCH_ROW STRETCH {                                                                                        \
                 HIDE(p0);                                                                                              \
                 if (m > 4) HIDE(p4);                                                                                   \

@@ -52,19 +52,10 @@ static inline float exp_of(float x) {
 static void logits(const head_block *b, int64_t word, int64_t words) {
     int64_t n0, n1;
     part(b, words, NR, &n0, &n1);
-    for (int64_t i = 0; i < b->h.rows && n0 < n1; i++)
-        memset(b->p + i * P_PITCH + n0, 0, (size_t)(n1 - n0) * sizeof(float));
-    gemm g = {.m = b->h.rows,
-              .n = words,
-              .k = b->w->cols,
-              .a = b->h.data,
-              .as = b->h.ld,
-              .c = b->p,
-              .cs = P_PITCH,
-              .pack = ISA(pack_fwd),
-              .w = b->w,
-              .w_n0 = word};
-    ISA(gemm_range)(&g, b->scratch, 0, g.m, n0, n1);
+    gemm g = {.m = b->h.rows, .n = words, .c = b->p, .cs = P_PITCH, .fresh = true, .terms = 1};
+    g.term[0] =
+        (gemm_term){.k = b->w->cols, .a = b->h.data, .as = b->h.ld, .pack = ISA(pack_fwd), .w = b->w, .w_n0 = word};
+    ISA(gemm_range)(&g, 1, b->scratch, 0, g.m, n0 / NR, (n1 + NR - 1) / NR);
 }
 
 /* Logits of row i become probabilities against the maximum so far. The pad up to 16 holds exp(-inf) = 0. */
@@ -93,18 +84,10 @@ static void gradient(const head_block *b, int64_t word, int64_t words) {
     part(b, b->dh.cols, NR, &n0, &n1);
     for (int64_t at = n0; at < n1; at += DH_COLS) {
         int64_t cols = smaller(DH_COLS, n1 - at);
-        for (int64_t i = 0; i < b->dh.rows; i++) memset(b->sum + i * DH_COLS, 0, (size_t)cols * sizeof(float));
-        gemm g = {.m = b->dh.rows,
-                  .n = b->dh.cols,
-                  .k = words,
-                  .a = b->p,
-                  .as = P_PITCH,
-                  .c = b->sum - at,
-                  .cs = DH_COLS,
-                  .pack = ISA(pack_bwd),
-                  .w = b->w,
-                  .w_k0 = word};
-        ISA(gemm_range)(&g, b->scratch, 0, g.m, at, at + cols);
+        gemm g = {.m = b->dh.rows, .n = cols, .c = b->sum, .cs = DH_COLS, .fresh = true, .terms = 1};
+        g.term[0] = (gemm_term){
+            .k = words, .a = b->p, .as = P_PITCH, .pack = ISA(pack_bwd), .w = b->w, .w_k0 = word, .w_n0 = at};
+        ISA(gemm_range)(&g, 1, b->scratch, 0, g.m, 0, (cols + NR - 1) / NR);
         for (int64_t i = 0; i < b->dh.rows; i++) {
             float *y = mat_row(b->dh, i) + at;
             const float *sum = b->sum + i * DH_COLS;

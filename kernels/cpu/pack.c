@@ -30,7 +30,7 @@ static inline float nf4_scale(const nf4_meta *m, int64_t block) {
     return scaled + m->offset;
 }
 
-enum { TMP_PITCH = KC + 16 }; /* rows waiting to be transposed */
+enum { TMP_PITCH = KC_MAX + 16 }; /* rows waiting to be transposed */
 
 /* d[k * NR + i] = src[i * lds + k] for i < VN; rows from `rows` on are zeros */
 static void transpose_group(float *d, const float *src, int64_t lds, int64_t rows, int64_t kc) {
@@ -74,10 +74,11 @@ static void nf4_group(float *d, float *scales, const weight *w, int64_t row, int
     }
 }
 
-void ISA(pack_fwd)(float *dst, float *tmp, const weight *w, int64_t k0, int64_t kc, int64_t n0, int64_t nc) {
+void ISA(pack_fwd)(float *dst, int64_t sliver, float *tmp, const weight *w, int64_t k0, int64_t kc, int64_t n0,
+                   int64_t nc) {
     const bool nf4 = nf4_aligned(w) && k0 % 64 == 0 && kc % 64 == 0;
     for (int64_t j = 0; j < nc; j += VN) {
-        float *d = dst + j / NR * kc * NR + j % NR;
+        float *d = dst + j / NR * sliver + j % NR;
         int64_t rows = smaller(VN, nc - j), row = n0 + j;
         if (nf4 && rows == VN) {
             nf4_group(d, tmp, w, row, k0, kc);
@@ -103,21 +104,21 @@ static void nf4_row(float *d, int64_t sliver, const weight *w, int64_t row, int6
     }
 }
 
-void ISA(pack_bwd)(float *dst, float *tmp, const weight *w, int64_t k0, int64_t kc, int64_t n0, int64_t nc) {
+void ISA(pack_bwd)(float *dst, int64_t sliver, float *tmp, const weight *w, int64_t k0, int64_t kc, int64_t n0,
+                   int64_t nc) {
     if (w->fmt->id == FMT_F32) {
-        ISA(pack_dense)(dst, (const float *)w->data + k0 * w->cols + n0, w->cols, kc, nc);
+        ISA(pack_dense)(dst, sliver, (const float *)w->data + k0 * w->cols + n0, w->cols, kc, nc);
         return;
     }
     const bool nf4 = nf4_aligned(w) && n0 % NR == 0;
     for (int64_t k = 0; k < kc; k++, dst += NR) {
         int64_t done = nf4 ? nc / NR * NR : 0;
-        if (done) nf4_row(dst, kc * NR, w, k0 + k, n0, done);
+        if (done) nf4_row(dst, sliver, w, k0 + k, n0, done);
         if (done == nc) continue;
         ISA(weight_row)(w, k0 + k, n0 + done, nc - done, tmp);
         vn_store(tmp + nc - done, vn_set1(0)); /* pads the last sliver */
-        for (int64_t j = 0; done + j < nc; j += VN)
-            vn_store(dst + (done + j) / NR * kc * NR + j % NR, vn_load(tmp + j));
-        if (nc % NR && nc % NR <= VN) vn_store(dst + nc / NR * kc * NR + VN, vn_set1(0)); /* as is its other half */
+        for (int64_t j = 0; done + j < nc; j += VN) vn_store(dst + (done + j) / NR * sliver + j % NR, vn_load(tmp + j));
+        if (nc % NR && nc % NR <= VN) vn_store(dst + nc / NR * sliver + VN, vn_set1(0)); /* as is its other half */
     }
 }
 
