@@ -4,6 +4,7 @@
 # never, and `make cuda` on demand.
 
 CUDA_HOME ?= /usr/local/cuda
+comma := ,
 CXX ?= g++
 NVCC ?= $(CUDA_HOME)/bin/nvcc
 CUDA_HERE := $(wildcard $(CUDA_HOME)/include/cuda_runtime.h)
@@ -11,24 +12,25 @@ CUDA ?= $(if $(and $(wildcard $(NVCC)),$(wildcard /dev/nvidiactl)),1,0)
 # compute capabilities without the dot; the last one as PTX too, which newer devices compile for themselves
 CUDA_ARCHS ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -nu),80)
 CUDA_SRC := $(wildcard kernels/cuda/*.cu)
-CUDA_TABLE := kernels/cuda/plugin.cu # names every kernel: links when all are there
+# names every kernel: links when all are there
+CUDA_TABLE := kernels/cuda/plugin.cu
 EMU_SRC := $(wildcard kernels/emu/*.cpp)
 
-# SAN goes to kernels alone: the emulation reads what fibers left on their stacks, which a sanitizer would report
-EMU_DIR ?= $(BUILD)/emu
-KERNEL_SAN ?=
+EMU := $(BUILD)/emu
 EMU_OPT ?= -O2 -g
-EMU_FLAGS := -std=c++17 $(EMU_OPT) -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unused-function -Wno-unknown-pragmas \
-    -fPIC -fvisibility=hidden -ffp-contract=off -DDEVICE_NAME='"emu"' -I. -isystem $(CUDA_HOME)/include -MMD -MP
-EMU_OBJ := $(EMU_SRC:%.cpp=$(EMU_DIR)/%.o) $(CUDA_SRC:%.cu=$(EMU_DIR)/%.o)
+EMU_FLAGS := -std=c++17 -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unused-function -Wno-unknown-pragmas \
+    -fPIC -fvisibility=hidden -ffp-contract=off -DDEVICE_NAME='"emu"' -isystem $(CUDA_HOME)/include -MMD -MP
+EMU_RUN := $(EMU_SRC:%.cpp=$(EMU)/%.o)
+EMU_KERNELS := $(patsubst %.cu,$(EMU)/%.o,$(filter-out $(CUDA_TABLE),$(CUDA_SRC)))
+EMU_TABLE := $(EMU)/kernels/cuda/plugin.o
 
-$(EMU_DIR)/%.o: %.cpp
+$(EMU)/%.o: %.cpp
 	@mkdir -p $(@D)
-	$(call say,CXX,$<)$(CXX) $(EMU_FLAGS) -c $< -o $@
+	$(call say,CXX,$<)$(CXX) $(EMU_FLAGS) $(EMU_OPT) -I. -c $< -o $@
 
-$(EMU_DIR)/%.o: %.cu
+$(EMU)/%.o: %.cu
 	@mkdir -p $(@D)
-	$(call say,CXX,$<)$(CXX) -x c++ $(EMU_FLAGS) $(KERNEL_SAN) -c $< -o $@
+	$(call say,CXX,$<)$(CXX) -x c++ $(EMU_FLAGS) $(EMU_OPT) -I. -c $< -o $@
 
 NVCC_FLAGS := -std=c++17 -O3 -I. -Xcompiler -fPIC,-fvisibility=hidden --expt-relaxed-constexpr -Werror all-warnings \
     -diag-suppress 177 -DDEVICE_NAME=\"cuda\"
@@ -38,7 +40,7 @@ CUDA_GENCODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
 # both shared objects name every kernel, so they link when all are there; the symbols of plugin.exports come from the program
 plugin_check = ! nm -Du $@ | grep '_cuda$$' || { rm -f $@; exit 1; }
 
-$(BUILD)/peft_emu.so: $(EMU_OBJ)
+$(BUILD)/peft_emu.so: $(EMU_RUN) $(EMU_KERNELS) $(EMU_TABLE)
 	$(call say,LINK,$@)$(CXX) -shared $^ -o $@ -lpthread
 	@$(plugin_check)
 
@@ -61,29 +63,52 @@ ifeq ($(CUDA),1)
 all: cuda
 endif
 
-# objects for one architecture, without a table that needs every kernel: whether the sources compile
+# objects for two architectures, without a table that needs every kernel: whether the sources compile
+NVCC_CHECK := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90
 
 $(BUILD)/nvcc/%.o: %.cu
 	@mkdir -p $(@D)
-	$(call say,NVCC,$<)$(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -gencode arch=compute_80,code=sm_80 -c $< -o $@
+	$(call say,NVCC,$<)$(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) $(NVCC_CHECK) -c $< -o $@
 
 nvcc-check: $(CUDA_SRC:%.cu=$(BUILD)/nvcc/%.o)
 
-# the kernels under test as a shared object, and the program that compares them
-$(EMU_DIR)/kernels.so: $(filter-out $(CUDA_TABLE:%.cu=$(EMU_DIR)/%.o),$(EMU_OBJ)) $(EMU_DIR)/tests/cuda_rows.o
+# What cuda_parity tests: the kernels as a shared object. A sanitizer goes to kernels alone: the emulation reads what fibers
+# left on their stacks, which it would report.
+$(EMU)/kernels.so: $(EMU_KERNELS)
+define sanitized_kernels
+$(EMU)/$(1)/%.o: %.cu
+	@mkdir -p $$(@D)
+	$$(call say,CXX,'$$< ($(1))')$(CXX) -x c++ $(EMU_FLAGS) -O1 -g -fno-omit-frame-pointer $(2) -I. -c $$< -o $$@
+$(EMU)/kernels_$(1).so: $(EMU_KERNELS:$(EMU)/%=$(EMU)/$(1)/%)
+$(BUILD)/tests/cuda_parity_$(1): PARITY_SAN := $(2)
+endef
+$(eval $(call sanitized_kernels,asan,-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined))
+$(eval $(call sanitized_kernels,tsan,-fsanitize=thread))
+
+$(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so: $(EMU_RUN) $(EMU)/tests/cuda_rows.o
 	$(call say,LINK,$@)$(CXX) -shared $^ -o $@ -lpthread
 
-$(BUILD)/tests/cuda_parity: $(BUILD)/tests/cuda_parity.o $(BUILD)/libpeft.a
-	$(call say,LINK,$@)$(CC) $< -Wl,--whole-archive $(BUILD)/libpeft.a -Wl,--no-whole-archive $(filter-out -Wl$(comma)--gc-sections,$(LDFLAGS)) -rdynamic $(LDLIBS) -lcmocka -ldl -o $@
-comma := ,
+MUTANT ?= $(BUILD)/mutant
+# a copy of some sources with a bug in each (scripts/test-cuda.sh): MUTANT the folder that has them, MUTANT_SRC what to compile
+$(MUTANT)/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(EMU_FLAGS) -O1 -I$(MUTANT) -I. -c $(firstword $(wildcard $(MUTANT)/$<) $<) -o $@
+$(MUTANT)/kernels.so: $(MUTANT_SRC:%.cu=$(MUTANT)/%.o) $(filter-out $(MUTANT_SRC:%.cu=$(EMU)/%.o),$(EMU_KERNELS)) $(EMU_RUN) $(EMU)/tests/cuda_rows.o
+	$(CXX) -shared $^ -o $@ -lpthread
+
+# the kernels find in the program what kernels/plugin.exports does not name: all of it is linked and visible
+PARITY := $(BUILD)/tests/cuda_parity $(BUILD)/tests/cuda_parity_asan $(BUILD)/tests/cuda_parity_tsan
+$(PARITY): $(BUILD)/tests/cuda_parity.o $(BUILD)/libpeft.a
+	$(call say,LINK,$@)$(CC) $(PARITY_SAN) $< -Wl,--whole-archive $(BUILD)/libpeft.a -Wl,--no-whole-archive -fopenmp -rdynamic $(LDLIBS) -lcmocka -o $@
 
 ifeq ($(CUDA_HERE),)
 test-cuda:
 	@echo "test-cuda: no CUDA toolkit in $(CUDA_HOME): nothing to run"
 else
 test-cuda:
-	@$(SUBMAKE) $(BUILD)/tests/cuda_parity $(EMU_DIR)/kernels.so
-	@$(BUILD)/tests/cuda_parity $(EMU_DIR)/kernels.so
+	@scripts/install-deps.sh --quiet cuda
+	@$(SUBMAKE) $(PARITY) $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so nvcc-check
+	@scripts/test-cuda.sh $(BUILD) $(SECTIONS)
 endif
 
 .PHONY: test-cuda nvcc-check cuda emu

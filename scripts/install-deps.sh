@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that a purpose needs, and only those that are missing.
 #
-#   scripts/install-deps.sh [--quiet] [--check] PURPOSE...     PURPOSE: build test lint demo parity bench all
+#   scripts/install-deps.sh [--quiet] [--check] PURPOSE...     PURPOSE: build test lint cuda demo parity bench all
 #
 # --check only tells (exit code 1 when something is missing), --quiet says nothing when nothing is missing.
 set -eu
@@ -11,6 +11,7 @@ packages_of() {
     build) echo "gcc libc6-dev make libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev" ;;
     test) echo "$(packages_of build) libcmocka-dev libsimde-dev" ;;
     lint) echo "$(packages_of test) clang-format clang-tidy cppcheck" ;;
+    cuda) echo "$(packages_of test) g++" ;;
     demo) echo "$(packages_of build) ca-certificates python3-venv wordnet-base" ;;
     parity) echo "$(packages_of test) ca-certificates python3-venv" ;;
     bench) echo "$(packages_of parity) libopenblas-dev" ;;
@@ -26,7 +27,7 @@ for arg; do
     --check) check=1 ;;
     *)
         wanted="$wanted $(packages_of "$arg")" || {
-            echo "install-deps.sh: unknown purpose '$arg'; known: build test lint demo parity bench all" >&2
+            echo "install-deps.sh: unknown purpose '$arg'; known: build test lint cuda demo parity bench all" >&2
             exit 2
         }
         ;;

@@ -13,6 +13,7 @@ help:
 	@echo "make lint       clang-format, clang-tidy, cppcheck, layering of #includes, sizes of files and functions"
 	@echo "make format     run clang-format over the tree"
 	@echo "make parity     compare with transformers, peft and bitsandbytes (virtual environment in ~/.cache/peft.c)"
+	@echo "make test-cuda  the CUDA sources executed on the CPU: every kernel, thread orders, sanitizers, races, planted bugs"
 	@echo "make bench      speed and memory against peft + bitsandbytes and OpenBLAS, in one run (WHAT=gemm: one figure)"
 	@echo "make demo       fine-tune a real model on a real data set and show what changed (5 minutes)"
 	@echo "make install    programs and configs below PREFIX=$(PREFIX) (DESTDIR is honoured)"

@@ -1,6 +1,6 @@
 /* Every kernel of a device, in fp32 and in bf16, against the reference on the same inputs (kernel_cases.h).
  *
- *   cuda_parity KERNELS.so [NAME...]     NAME: only cases whose name begins so
+ *   cuda_parity KERNELS.so [--small] [NAME...]     NAME: only cases whose name begins so; --small: none named large
  *
  * An element is right when |got - want| <= tolerance * (|want| + mean |want| of its array): a sum's rounding errors are
  * relative to its terms, not to a result that cancels. Infinities must be equal, a NaN where the reference has none is
@@ -173,13 +173,17 @@ static int compare(const kernel_case *k, const lab *got, const lab *want) {
 
 /* runs */
 
-static void run_case(const kernel_case *k, lab *l) {
-    memset(l->pool, POISON, POOL);
+/* *dirty: how much of the pool the last case took; the rest is poison */
+static void run_case(const kernel_case *k, lab *l, size_t *dirty) {
+    memset(l->pool, POISON, *dirty);
+    *dirty = POOL;
     k->run(l, k->s);
     settle(l);
+    *dirty = l->used;
 }
 
-static bool wanted(const char *name, char **only) {
+static bool wanted(const char *name, bool small, char **only) {
+    if (small && strstr(name, "large")) return false;
     if (!*only) return true;
     for (; *only; only++)
         if (!strncmp(name, *only, strlen(*only))) return true;
@@ -193,6 +197,7 @@ typedef struct counts {
 static void both(const kernel_case *k, bool bf16, kctx *ref, kctx *dev, char *want, char *got, void (*wait)(void),
                  counts *n) {
     static lab a, b;
+    static size_t dirty[2] = {POOL, POOL};
     a = (lab){.c = ref, .pool = want, .bf16 = bf16, .value = F32, .seed = 1234};
     b = (lab){.c = dev, .pool = got, .bf16 = bf16, .value = bf16 ? BF16 : F32, .settle = wait, .seed = 1234};
     dev->products = b.value;
@@ -201,8 +206,8 @@ static void both(const kernel_case *k, bool bf16, kctx *ref, kctx *dev, char *wa
         n->skipped++;
         return;
     }
-    run_case(k, &a);
-    run_case(k, &b);
+    run_case(k, &a, &dirty[0]);
+    run_case(k, &b, &dirty[1]);
     if (compare(k, &b, &a))
         n->failed++;
     else
@@ -210,7 +215,7 @@ static void both(const kernel_case *k, bool bf16, kctx *ref, kctx *dev, char *wa
 }
 
 int main(int argc, char **argv) {
-    if (argc < 2) return printf("usage: cuda_parity KERNELS.so [NAME...]\n"), 2;
+    if (argc < 2) return printf("usage: cuda_parity KERNELS.so [--small] [NAME...]\n"), 2;
     void *so = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
     const cuda_rows *rows = so ? (const cuda_rows *)dlsym(so, "cuda_rows_here") : NULL;
     if (!rows) return printf("%s\n", dlerror()), 2;
@@ -221,9 +226,11 @@ int main(int argc, char **argv) {
     if (rows->open(&dev)) return fail_report("cuda_parity");
     char *want = aligned_alloc(64, POOL), *got = memory_shared(dev.mem, POOL);
     counts n = {0};
+    const bool small = argc > 2 && !strcmp(argv[2], "--small");
     for (int i = 0; i < CASES; i++)
         for (int bf16 = 0; bf16 < 2; bf16++)
-            if (wanted(cases[i].name, argv + 2)) both(&cases[i], bf16, &ref, &dev, want, got, rows->settle, &n);
+            if (wanted(cases[i].name, small, argv + 2 + small))
+                both(&cases[i], bf16, &ref, &dev, want, got, rows->settle, &n);
     free(ref.scratch), free(want);
     if (n.skipped) printf("%d cases wait for their kernels\n", n.skipped);
     printf("%d passed, %d failed\n", n.passed, n.failed);

@@ -1,0 +1,103 @@
+#!/bin/bash
+# The CUDA sources executed on the CPU and compared with the reference, in every order and under every checker; closes with
+# "N passed, N failed". Called by `make test-cuda`, which has built everything but the mutants.
+#
+#   scripts/test-cuda.sh BUILD_DIR [SECTION...]      SECTION: orders sanitizers races mutants (default: all)
+set -u
+build=${1:?usage: test-cuda.sh BUILD_DIR [SECTION...]}
+shift
+[ $# -gt 0 ] || set -- orders sanitizers races mutants
+emu=$build/emu logs=$build/emu/log
+mkdir -p "$logs"
+passed=0 failed=0
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+
+say() { printf '  %-4s  %-44s %s\n' "$@"; }
+
+# name, command...: a run of cuda_parity or of a test program; what it printed is shown when something failed
+run() {
+    local name=$1 began=$SECONDS rc p=0 f=0 line
+    local log=$logs/${name// /_}.log
+    shift
+    timeout "${TEST_TIMEOUT:-300}" "$@" >"$log" 2>&1
+    rc=$?
+    line=$(grep -aE '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1)
+    [ -n "$line" ] && read -r p _ f _ <<<"$line"
+    if [ "$rc" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+    if [ "$rc" -eq 0 ] && [ "$p" -eq 0 ]; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f))
+    if [ "$f" -eq 0 ]; then
+        say ok "$name" "$p passed, $((SECONDS - began)) s"
+    else
+        say FAIL "$name" "$p passed, $f failed (exit code $rc); log: $log"
+        grep -av 'there is no kernel' "$log" | tail -n 40 | sed 's/^/        /'
+    fi
+}
+
+parity="$build/tests/cuda_parity $emu/kernels.so"
+
+orders() {
+    run "forward" env EMU_ORDER=forward $parity
+    run "reverse, lazy streams" env EMU_ORDER=reverse EMU_LAZY=1 $parity
+    for seed in 1 2; do run "random $seed, lazy streams" env EMU_ORDER=random EMU_SEED=$seed EMU_LAZY=1 $parity; done
+}
+
+sanitizers() { # of memory and undefined behaviour; leaks are the test program's business, not the kernels'
+    run "address and undefined behaviour" env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
+        "$build/tests/cuda_parity_asan" "$emu/kernels_asan.so"
+}
+
+# Two workers, so that blocks race too. A race ends the program.
+races() {
+    for order in forward reverse random; do
+        run "data races, $order" env TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 EMU_WORKERS=2 EMU_ORDER=$order \
+            "$build/tests/cuda_parity_tsan" "$emu/kernels_tsan.so" --small
+    done
+}
+
+# one mutant: file, which line, text, cases
+mutant() {
+    local file=$1 n=$2 text=$3 cases=$4 dir=$build/mutant name="mutant: $1, $2. $3" order seen=""
+    rm -rf "$dir"
+    mkdir -p "$dir/$(dirname "$file")"
+    awk -v n="$n" -v text="$text" 'i = index($0, text) { if (++seen == n) $0 = substr($0, 1, i - 1) substr($0, i + length(text)) }
+        { print } END { exit seen < n }' "$file" >"$dir/$file" || {
+        say FAIL "$name" "no such line: update tests/cuda_mutants.txt"
+        failed=$((failed + 1))
+        return
+    }
+    # the sources that see it, as the compiler noted them
+    local src
+    src=$(grep -l -F "$file" "$emu"/kernels/cuda/*.d | sed "s|^$emu/||; s|\\.d$|.cu|" | tr '\n' ' ')
+    make --no-print-directory -s BUILD="$build" MUTANT="$dir" MUTANT_SRC="$src" "$dir/kernels.so" >"$dir/log" 2>&1 || {
+        say FAIL "$name" "does not compile: $dir/log"
+        failed=$((failed + 1))
+        return
+    }
+    for order in forward reverse random; do
+        timeout 120 env EMU_ORDER=$order "$build/tests/cuda_parity" "$dir/kernels.so" "$cases" >"$dir/$order.log" 2>&1 || seen="$seen $order"
+    done
+    if [ -n "$seen" ]; then
+        passed=$((passed + 1))
+        say ok "$name" "seen:$seen"
+    else
+        failed=$((failed + 1))
+        say FAIL "$name" "not seen"
+    fi
+}
+
+mutants() {
+    local file n text cases
+    while IFS='|' read -r file n text cases; do
+        case $file in '#'* | '') continue ;; esac
+        read -r file <<<"$file"
+        read -r n <<<"$n"
+        read -r text <<<"$text"
+        read -r cases <<<"$cases"
+        mutant "$file" "$n" "$text" "$cases"
+    done <tests/cuda_mutants.txt
+}
+
+for section; do $section; done
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
