@@ -96,7 +96,7 @@ static void device_wait(memory *m, int slot) { CU(cudaEventSynchronize(of(m)->po
 
 /* Which of several: the launcher's LOCAL_RANK (torchrun, and mpirun through the caller), else the first that is
  * visible. */
-static int choose(int *index) {
+static int choose(int *index, int *capability) {
     int n = 0, major = 0, minor = 0;
     const char *name = DEVICE_NAME, *local = getenv("LOCAL_RANK");
     const cudaError_t e = cudaGetDeviceCount(&n);
@@ -109,6 +109,7 @@ static int choose(int *index) {
     CU(cudaSetDevice(*index));
     CU(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, *index));
     CU(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, *index));
+    *capability = 10 * major + minor;
     if (major >= 8) return 0;
     return fail(EXIT_DEVICE,
                 "backend '%s': device %d has compute capability %d.%d, expected 8.0 (Ampere) or newer: bf16 products "
@@ -117,13 +118,17 @@ static int choose(int *index) {
 }
 
 int device_open(kctx *c) {
-    int index;
-    if (choose(&index)) return -1;
+    int index, capability = 0;
+    if (choose(&index, &capability)) return -1;
+    const char *way = getenv("PEFT_CUDA_PRODUCTS");
+    if (way && way_named(way) < 0)
+        return fail(EXIT_USAGE, "PEFT_CUDA_PRODUCTS: '%s', expected few, stored, panel or library", way);
     device *d = static_cast<device *>(calloc(1, sizeof *d));
     if (!d) return fail(EXIT_MEMORY, "memory for a device's state");
     const memory mem = {device_map,        device_unmap,        device_put,  device_get,
                         device_map_shared, device_unmap_shared, device_post, device_wait};
     d->mem = mem, c->mem = &d->mem;
+    d->capability = capability, d->way = way_named(way);
     CU(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking));
     for (int i = 0; i < MEMORY_SLOTS; i++) CU(cudaEventCreateWithFlags(&d->posted[i], cudaEventDisableTiming));
     for (int i = 0; i < STAGES; i++) CU(cudaEventCreateWithFlags(&d->staged[i], cudaEventDisableTiming));

@@ -19,12 +19,16 @@ typedef struct device {
     size_t used; /* of the part that is being filled */
     int part;
     void *blas, *workspace;
+    int capability; /* 10 * major + minor */
+    int way;        /* of products with weights, from $PEFT_CUDA_PRODUCTS; -1: by the model of choice.cu */
 } device;
 
 int device_open(kctx *c); /* backend.h's open and close */
 void device_close(kctx *c);
 
 static inline device *device_of(const kctx *c) { return reinterpret_cast<device *>(c->mem); }
+
+int way_named(const char *name); /* choice.cu; -1 where name is NULL or no way */
 
 /* cuBLAS (blas.cu): queues on the device's stream. Its order of summation depends on shapes: not a function of the row.
  */

@@ -41,6 +41,11 @@ void panel_of_weight(kctx *c, const weight *w, int64_t row, int64_t rows, void *
 /* out[i * ld + k] = x[i][k] rounded to bf16 */
 void panel_of_mat(kctx *c, mat x, bf16 *out, int64_t ld);
 
+/* The columns behind what fills a panel's rows, n of them from out on: zeros, two ones and zeros, or a bias as the sum
+ * of two numbers of bf16 and zeros */
+typedef enum { PANEL_ZEROS, PANEL_ONES, PANEL_BIAS } panel_end;
+void panel_tail(kctx *c, bf16 *out, int64_t ld, int64_t rows, int64_t n, panel_end end, const float *bias);
+
 /* bump allocation over a part of kctx.scratch */
 typedef struct room {
     char *at, *end;

@@ -106,9 +106,26 @@ template <class T> static __global__ void __launch_bounds__(BLOCK) round_mat(mat
 
 void panel_of_mat(kctx *c, mat x, bf16 *out, int64_t ld) {
     if (x.rows <= 0 || x.cols <= 0) return;
-    const bool fours = by_fours(x);
+    const bool fours = by_fours(x) && (uintptr_t)out % 8 == 0 && ld % 4 == 0;
     WITH_VALUES(x.type, T,
                 LAUNCH((round_mat<T>), grid_for_rows(x.rows, x.cols, fours ? 4 : 1), BLOCK, 0, c, x, out, ld, fours));
+}
+
+static __global__ void __launch_bounds__(BLOCK)
+    fill_tail(bf16 *out, int64_t ld, int64_t rows, int64_t n, panel_end end, const float *bias) {
+    for (int64_t e = (int64_t)blockIdx.x * BLOCK + threadIdx.x; e < rows * n; e += (int64_t)gridDim.x * BLOCK) {
+        const int64_t i = e / n, k = e % n;
+        float v = end == PANEL_ONES && k < 2 ? 1.0f : 0.0f;
+        if (end == PANEL_BIAS && k < 2) {
+            const float high = __bfloat162float(__float2bfloat16_rn(bias[i]));
+            v = k ? bias[i] - high : high;
+        }
+        store(out + i * ld + k, v);
+    }
+}
+
+void panel_tail(kctx *c, bf16 *out, int64_t ld, int64_t rows, int64_t n, panel_end end, const float *bias) {
+    if (rows > 0 && n > 0) LAUNCH(fill_tail, grid_for(rows * n), BLOCK, 0, c, out, ld, rows, n, end, bias);
 }
 
 /* ---- operands ---- */
