@@ -509,6 +509,7 @@ static const kernel_case cases[] = {
     WEIGHT_CASES("q4_1", 9, 21, 64, 0, FMT_Q4_1),
     WEIGHT_CASES("q5_0", 5, 18, 96, 1, FMT_Q5_0),
     WEIGHT_CASES("q5_1", 4, 17, 32, 0, FMT_Q5_1),
+    WEIGHT_CASES("iq4_nl", 6, 19, 64, 0, FMT_IQ4_NL),
     WEIGHT_CASES("q4_k", 19, 40, 256, 0, FMT_Q4_K),
     WEIGHT_CASES("q5_k", 3, 20, 256, 0, FMT_Q5_K),
     WEIGHT_CASES("q6_k", 70, 33, 512, 2, FMT_Q6_K),

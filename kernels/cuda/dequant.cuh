@@ -152,6 +152,21 @@ DEVICE void decode8(format<FMT_Q8_0> f, const wview &w, int64_t at, float (&v)[8
     block8(f, w.data + at / 32 * 34, (int)(at & 31), v);
 }
 
+/* fmt_iq4_nl.c's table */
+static __device__ const signed char iq4_nl_table[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                        1,    13,   25,  38,  53,  69,  89,  113};
+
+DEVICE void block8(format<FMT_IQ4_NL>, const uint8_t *b, int in, float (&v)[8]) {
+    const float d = load_half(b);
+    int q[8];
+    nibbles8(b + 2, in, q);
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = d * (float)iq4_nl_table[q[i]];
+}
+DEVICE void decode8(format<FMT_IQ4_NL> f, const wview &w, int64_t at, float (&v)[8]) {
+    block8(f, w.data + at / 32 * 18, (int)(at & 31), v);
+}
+
 /* Sub-block j of the 6-bit scales and minima of Q4_K and Q5_K (fmt_k.c) */
 DEVICE void six_bits(const uint8_t *s, int j, int &scale, int &min) {
     if (j < 4) {
