@@ -100,6 +100,8 @@ $(MUTANT)/kernels.so: $(MUTANT_SRC:%.cu=$(MUTANT)/%.o) $(filter-out $(MUTANT_SRC
 PARITY := $(BUILD)/tests/cuda_parity $(BUILD)/tests/cuda_parity_asan $(BUILD)/tests/cuda_parity_tsan
 $(PARITY): $(BUILD)/tests/cuda_parity.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $(PARITY_SAN) $< -Wl,--whole-archive $(BUILD)/libpeft.a -Wl,--no-whole-archive -fopenmp -rdynamic $(LDLIBS) -lcmocka -o $@
+$(BUILD)/tests/cuda_attention: $(BUILD)/tests/cuda_attention.o $(BUILD)/libpeft.a
+	$(call say,LINK,$@)$(CC) $< -Wl,--whole-archive $(BUILD)/libpeft.a -Wl,--no-whole-archive -fopenmp -rdynamic $(LDLIBS) -o $@
 
 ifeq ($(CUDA_HERE),)
 test-cuda:
@@ -107,7 +109,7 @@ test-cuda:
 else
 test-cuda:
 	@scripts/install-deps.sh --quiet cuda
-	@$(SUBMAKE) $(PARITY) $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so nvcc-check
+	@$(SUBMAKE) $(PARITY) $(BUILD)/tests/cuda_attention $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so nvcc-check
 	@scripts/test-cuda.sh $(BUILD) $(SECTIONS)
 endif
 

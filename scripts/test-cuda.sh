@@ -40,6 +40,7 @@ orders() {
     run "forward" env EMU_ORDER=forward $parity
     run "reverse, lazy streams" env EMU_ORDER=reverse EMU_LAZY=1 $parity
     for seed in 1 2; do run "random $seed, lazy streams" env EMU_ORDER=random EMU_SEED=$seed EMU_LAZY=1 $parity; done
+    run "attention, sequence by sequence" env EMU_ORDER=random "$build/tests/cuda_attention" "$emu/kernels.so"
 }
 
 sanitizers() { # of memory and undefined behaviour; leaks are the test program's business, not the kernels'

@@ -72,6 +72,9 @@ static float *vector(lab *l, int64_t n) {
     return p;
 }
 
+/* Gaps are odd, so that rows begin anywhere; a case with a gap of 8 has every row at a multiple of 16 bytes. */
+static int gap_of(int asked, int odd) { return asked == 8 ? 8 : odd; }
+
 /* an output: poison everywhere */
 static mat out(lab *l, int64_t rows, int64_t cols, int gap) {
     return mat_cols(mat_f32(take_floats(l, rows * (cols + gap)), rows, cols + gap), 0, cols);
@@ -174,8 +177,8 @@ static void run_gather(lab *l, const int *s) {
 /* rows: rows, cols, gap */
 
 static void run_norm(lab *l, const int *s) {
-    mat x = value_in(l, s[0], s[1], s[2]), y = value_out(l, s[0], s[1], 6);
-    mat dy = in(l, s[0], s[1], 1), dx = in(l, s[0], s[1], s[2]);
+    mat x = value_in(l, s[0], s[1], s[2]), y = value_out(l, s[0], s[1], gap_of(s[2], 6));
+    mat dy = in(l, s[0], s[1], gap_of(s[2], 1)), dx = in(l, s[0], s[1], s[2]);
     float *g = vector(l, s[1]), *rstd = take_floats(l, s[0]);
     for (int k = 0; k < s[1]; k++) value_set(l, x, s[0] - 1, k, 0); /* eps alone */
     l->c->be->rmsnorm_fwd(l->c, y, rstd, x, g, 1e-5f);
@@ -184,7 +187,7 @@ static void run_norm(lab *l, const int *s) {
 }
 
 static void run_rope(lab *l, const int *s) { /* rows, heads, gap, dim */
-    mat x = value_in(l, s[0], s[1] * s[3], s[2]), y = value_out(l, s[0], s[1] * s[3], 3);
+    mat x = value_in(l, s[0], s[1] * s[3], s[2]), y = value_out(l, s[0], s[1] * s[3], gap_of(s[2], 3));
     rope r = {vector(l, 50 * s[3] / 2), vector(l, 50 * s[3] / 2), s[3], 50};
     int32_t *pos = indices(l, s[0], 50);
     l->c->be->rope_fwd(l->c, y, x, pos, &r, 1);
@@ -193,12 +196,13 @@ static void run_rope(lab *l, const int *s) { /* rows, heads, gap, dim */
 
 static void run_glu(lab *l, const int *s) { /* rows, cols, gap, activation */
     mat both = value_in(l, s[0], 2 * s[1], s[2]), gate = mat_cols(both, 0, s[1]), up = mat_cols(both, s[1], s[1]);
-    mat dy = in(l, s[0], s[1], 0), y = value_out(l, s[0], s[1], 1), dboth = out(l, s[0], 2 * s[1], 9);
+    mat dy = in(l, s[0], s[1], 0), y = value_out(l, s[0], s[1], gap_of(s[2], 1));
+    mat dboth = out(l, s[0], 2 * s[1], gap_of(s[2], 9));
     const float edge[] = {0, -0.0f, 88, -88, 100, -100, 1e30f, -1e30f, 1e-30f, 0x1p-149f};
     for (int k = 0; k < s[1] && k < 10; k++) value_set(l, gate, 0, k, edge[k]);
     l->c->be->glu_fwd(l->c, y, gate, up, (activation)s[3]);
     l->c->be->glu_bwd(l->c, mat_cols(dboth, 0, s[1]), mat_cols(dboth, s[1], s[1]), dy, gate, up, (activation)s[3]);
-    mat dup = out(l, s[0], s[1], 2);
+    mat dup = out(l, s[0], s[1], gap_of(s[2], 2));
     l->c->be->glu_bwd(l->c, mat_none(), dup, dy, gate, up, (activation)s[3]);
     if (l->bf16) return; /* gradients are F32 and go over values only where those are too */
     l->c->be->glu_bwd(l->c, mat_none(), up, dy, gate, up, (activation)s[3]);
@@ -404,7 +408,8 @@ static attention_lab attention_make(lab *l, const int *s) {
                        .rows = s[5] + s[6] + s[7],
                        .keys = first[2] + pasts[2] + s[7]};
     x.q = value_in(l, x.rows, (int64_t)heads * dim, gap), x.k = value_in(l, x.keys, (int64_t)kv * dim, gap);
-    x.v = value_in(l, x.keys, (int64_t)kv * dim, 1), x.o = value_out(l, x.rows, (int64_t)heads * dim, 2);
+    x.v = value_in(l, x.keys, (int64_t)kv * dim, gap_of(gap, 1));
+    x.o = value_out(l, x.rows, (int64_t)heads * dim, gap_of(gap, 2));
     x.lse = take_floats(l, (int64_t)x.rows * heads);
     for (int64_t i = 0; i < x.rows; i++) /* peaked rows too */
         for (int64_t e = i % 7; e < x.q.cols; e += 7) value_set(l, x.q, i, e, 40 * value_get(x.q, i, e));
@@ -420,7 +425,7 @@ static void run_attention(lab *l, const int *s) {
     attention_lab x = attention_make(l, s);
     int gap = s[4];
     mat dout = in(l, x.rows, x.q.cols, gap), dq = in(l, x.rows, x.q.cols, 0);
-    mat dk = in(l, x.keys, x.k.cols, gap), dv = in(l, x.keys, x.k.cols, 5);
+    mat dk = in(l, x.keys, x.k.cols, gap), dv = in(l, x.keys, x.k.cols, gap_of(gap, 5));
     l->c->be->attn_fwd(l->c, x.o, x.lse, x.q, x.k, x.v, &x.a);
     l->c->be->attn_bwd(l->c, dq, dk, dv, dout, x.q, x.k, x.v, x.o, x.lse, &x.a);
 }
@@ -489,13 +494,19 @@ static const kernel_case cases[] = {
     {"norm 15", run_norm, {4, 15, 2}},
     {"norm 576", run_norm, {67, 576, 0}},
     {"norm 1001", run_norm, {33, 1001, 7}},
+    {"norm 128 whole", run_norm, {37, 128, 8}},
+    {"norm 2048 whole", run_norm, {5, 2048, 8}},
+    {"norm 3001", run_norm, {2, 3001, 0}},
     {"rope 2", run_rope, {5, 3, 1, 2}},
     {"rope 64", run_rope, {50, 9, 0, 64}},
     {"rope 80", run_rope, {31, 7, 5, 80}},
+    {"rope 128 whole", run_rope, {19, 5, 8, 128}},
     {"silu", run_glu, {3, 19, 2, ACT_SILU}},
     {"silu large", run_glu, {40, 1536, 0, ACT_SILU}},
     {"gelu", run_glu, {3, 31, 1, ACT_GELU_TANH}},
     {"gelu large", run_glu, {37, 700, 3, ACT_GELU_TANH}},
+    {"silu whole", run_glu, {21, 1536, 8, ACT_SILU}},
+    {"gelu whole", run_glu, {9, 2200, 8, ACT_GELU_TANH}},
     WEIGHT_CASES("f32 1", 1, 1, 1, 0, FMT_F32),
     WEIGHT_CASES("f32", 13, 21, 300, 3, FMT_F32),
     WEIGHT_CASES("f32 wide", 37, 97, 600, 0, FMT_F32),
@@ -557,6 +568,14 @@ static const kernel_case cases[] = {
     {"attention window 100", run_attention, {2, 1, 32, 100, 0, 310, 99, 0, 0}},
     {"attention past", run_attention, {4, 2, 48, 0, 2, 1, 9, 70, 333}},
     {"attention past window", run_attention, {3, 1, 32, 64, 0, 1, 100, 7, 250}},
+    {"attention whole 64", run_attention, {8, 2, 64, 0, 8, 130, 1, 61, 0}},
+    {"attention whole 80", run_attention, {4, 1, 80, 33, 8, 20, 70, 3, 0}},
+    {"attention whole 96", run_attention, {3, 3, 96, 0, 8, 65, 64, 2, 0}},
+    {"attention whole 128", run_attention, {8, 1, 128, 0, 8, 37, 70, 9, 0}},
+    {"attention whole 168", run_attention, {3, 1, 168, 0, 8, 40, 1, 30, 0}},
+    {"attention whole 256", run_attention, {2, 2, 256, 40, 8, 70, 1, 18, 0}},
+    {"attention decode", run_attention, {8, 1, 64, 0, 8, 1, 8, 2, 600}},
+    {"attention decode window", run_attention, {3, 1, 128, 300, 8, 1, 3, 9, 700}},
     {"pages", run_pages, {4, 2, 16, 0, KV_F32, 1, 5, 40, 0}},
     {"pages odd", run_pages, {3, 1, 5, 0, KV_F32, 7, 1, 30, 33}},
     {"pages long", run_pages, {9, 3, 64, 0, KV_F32, 1, 200, 1, 311}},
