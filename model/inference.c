@@ -31,6 +31,10 @@ int inference_base(quant_cache *quant, const model_source *src, const inference_
     return 0;
 }
 
+int inference_plan(session *s, const inference_options *o) {
+    return session_plan(s, o->backend, backend_is_device(o->backend) && !o->fp32);
+}
+
 int inference_load(session *s, const quant_cache *quant, const model_source *src, const inference_options *o,
                    int64_t positions) {
     model_options base;
@@ -69,7 +73,7 @@ int scorer_open(scorer *r, const model_source *src, const inference_options *o, 
     batch_open(&r->b, longest, 1);
     batch_add(&r->b, worst, worst, longest, 0);
     free(worst);
-    if (inference_base(&r->quant, src, o) || session_plan(&r->s, o->backend, false) || build_scorer(r, src, o))
+    if (inference_base(&r->quant, src, o) || inference_plan(&r->s, o) || build_scorer(r, src, o))
         return -1;
     score(r);
     session planned = r->s;

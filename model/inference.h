@@ -10,11 +10,14 @@ typedef struct inference_options {
     const char *adapter; /* PEFT directory or NULL */
     const char *backend;
     int threads;
+    bool fp32;       /* values in fp32 on a device too, where they are bf16 otherwise */
     bool base_given; /* load_in_4bit was said; else the base is what the adapter was trained on */
     bool load_in_4bit, double_quant;
     quant_cache_options cache; /* of a 4-bit base */
 } inference_options;
 
+/* session_plan with the types of inference: values are bf16 on a device, fp32 on a CPU. */
+int inference_plan(session *s, const inference_options *o);
 /* Before the plan, so that plan and run agree: opens `quant` where the base is to be in NF4. */
 int inference_base(quant_cache *quant, const model_source *src, const inference_options *o);
 /* Base and adapter over s->run; the adapter's tensors are read in the real pass only. */
