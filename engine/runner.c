@@ -32,8 +32,7 @@ int runner_open(runner *r, const runner_options *o) {
     r->want = xcalloc((size_t)o->logit_rows, sizeof *r->want);
     batch_open(&r->b, o->kv.rows_max, o->kv.seqs_max);
     pages_open(&r->pool, o->kv.pages);
-    if (inference_base(&r->quant, o->src, &o->how) || inference_plan(&r->s, &o->how) || build(r, o))
-        return -1;
+    if (inference_base(&r->quant, o->src, &o->how) || inference_plan(&r->s, &o->how) || build(r, o)) return -1;
     run_worst(r, o);
     session planned = r->s;
     kv_cache_close(&r->kv);

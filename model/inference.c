@@ -73,8 +73,7 @@ int scorer_open(scorer *r, const model_source *src, const inference_options *o, 
     batch_open(&r->b, longest, 1);
     batch_add(&r->b, worst, worst, longest, 0);
     free(worst);
-    if (inference_base(&r->quant, src, o) || inference_plan(&r->s, o) || build_scorer(r, src, o))
-        return -1;
+    if (inference_base(&r->quant, src, o) || inference_plan(&r->s, o) || build_scorer(r, src, o)) return -1;
     score(r);
     session planned = r->s;
     int bad = session_open(&r->s, &planned, o->backend, o->threads);

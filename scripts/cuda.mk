@@ -37,8 +37,10 @@ NVCC_FLAGS := -std=c++17 -O3 -I. -Xcompiler -fPIC,-fvisibility=hidden --expt-rel
 CUDA_GENCODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
     -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 
-# both shared objects name every kernel, so they link when all are there; the symbols of plugin.exports come from the program
-plugin_check = ! nm -Du $@ | grep '_cuda$$' || { rm -f $@; exit 1; }
+# Both shared objects name every kernel, so they link when all are there. What they take from the program is in plugin.exports,
+# from elsewhere it has a version.
+plugin_check = nm -Du $@ | awk 'NR == FNR { known[$$1] = 1; next } $$1 == "U" && $$2 !~ /@/ && !known[$$2 ";"] { \
+    print "$@: undefined: " $$2; bad = 1 } END { exit bad }' kernels/plugin.exports - || { rm -f $@; exit 1; }
 
 $(BUILD)/peft_emu.so: $(EMU_RUN) $(EMU_KERNELS) $(EMU_TABLE)
 	$(call say,LINK,$@)$(CXX) -shared $^ -o $@ -lpthread
@@ -109,7 +111,8 @@ test-cuda:
 else
 test-cuda:
 	@scripts/install-deps.sh --quiet cuda
-	@$(SUBMAKE) $(PARITY) $(BUILD)/tests/cuda_attention $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so nvcc-check
+	@$(SUBMAKE) $(PARITY) $(BUILD)/tests/cuda_attention $(BUILD)/tests/cuda_train $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so \
+	    $(BUILD)/peft_emu.so nvcc-check
 	@scripts/test-cuda.sh $(BUILD) $(SECTIONS)
 endif
 

@@ -2,11 +2,11 @@
 # The CUDA sources executed on the CPU and compared with the reference, in every order and under every checker; closes with
 # "N passed, N failed". Called by `make test-cuda`, which has built everything but the mutants.
 #
-#   scripts/test-cuda.sh BUILD_DIR [SECTION...]      SECTION: orders sanitizers races mutants (default: all)
+#   scripts/test-cuda.sh BUILD_DIR [SECTION...]      SECTION: orders runs sanitizers races mutants (default: all)
 set -u
 build=${1:?usage: test-cuda.sh BUILD_DIR [SECTION...]}
 shift
-[ $# -gt 0 ] || set -- orders sanitizers races mutants
+[ $# -gt 0 ] || set -- orders runs sanitizers races mutants
 emu=$build/emu logs=$build/emu/log
 mkdir -p "$logs"
 passed=0 failed=0
@@ -41,6 +41,11 @@ orders() {
     run "reverse, lazy streams" env EMU_ORDER=reverse EMU_LAZY=1 $parity
     for seed in 1 2; do run "random $seed, lazy streams" env EMU_ORDER=random EMU_SEED=$seed EMU_LAZY=1 $parity; done
     run "attention, sequence by sequence" env EMU_ORDER=random "$build/tests/cuda_attention" "$emu/kernels.so"
+}
+
+# whole runs: training, scores, text
+runs() {
+    run "training, scores and text" "$build/tests/cuda_train" emu
 }
 
 sanitizers() { # of memory and undefined behaviour; leaks are the test program's business, not the kernels'

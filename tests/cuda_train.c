@@ -4,7 +4,8 @@
  *
  * The model has 2 layers of width 64; 20 steps of two micro-batches with packing, checkpointing and dropout. With fp32
  * activations only the order of sums differs: losses within 1e-4, the gradients of one state within 1e-4 of their norm.
- * With bf16 every value that a layer hands on has 8 bits: losses within BF16_LOSS, gradients within BF16_GRADIENT. */
+ * With bf16 every value that a layer hands on has 8 bits, a relative error of up to 2^-9 = 2e-3 that averages out in a
+ * loss (found: 4e-4) and adds up over some ten roundings in a gradient (found: 2e-2). */
 #include "train_log.h"
 int unused_main(int argc, char **argv);
 #define main unused_main
@@ -23,8 +24,8 @@ int unused_main(int argc, char **argv);
 #define TINY "tests/golden/tiny_train/"
 #define MODEL "tests/golden/tiny_llama"
 #define FP32 1e-4
-#define BF16_LOSS 5e-3
-#define BF16_GRADIENT 5e-2
+#define BF16_LOSS 2e-3
+#define BF16_GRADIENT 4e-2
 
 enum { STEPS = 20, CONTEXT = 96, ANSWER = 32 };
 
@@ -172,20 +173,21 @@ static void test_fp32(void **state) {
     (void)state;
     check_run("fp32", "--activation_dtype=f32", FP32, FP32);
     same_tensors("fp32", "ref", "/adapter_model.safetensors", 1e-2); /* AdamW divides small gradients by their size */
-    expect_ok("kept", device, "--activation_dtype=f32 --gradient_checkpointing=false");
+    expect_ok("kept", device, "--activation_dtype=f32 --gradient_checkpointing=false --max_steps=1");
     same_tensors("kept", "fp32", ".grad", 0); /* made again are the same bits */
 }
 
 static void test_bf16(void **state) {
     (void)state;
     check_run("bf16", "", BF16_LOSS, BF16_GRADIENT); /* the default of a device */
-    expect_ok("again", device, "");
-    same_tensors("again", "bf16", "/adapter_model.safetensors", 0);
+    expect_ok("again", device, "--max_steps=1");
+    same_tensors("again", "bf16", ".grad", 0);
 }
 
 static void test_adamw_8bit(void **state) {
     (void)state;
-#define WIDE "--lora_model_dir= --lora_r=63 --lora_target_modules=[gate_proj,down_proj] --optimizer=adamw_8bit"
+#define WIDE                                                                                                           \
+    "--gradient_accumulation_steps=1 --lora_model_dir= --lora_r=63 --lora_target_modules=[gate_proj,down_proj] --optimizer=adamw_8bit"
     expect_ok("wide_ref", "ref", WIDE);
     expect_ok("wide", device, WIDE " --activation_dtype=f32");
     same_curves("wide", "wide_ref", FP32);
@@ -315,5 +317,7 @@ int main(int argc, char **argv) {
         return fprintf(stderr, "usage: cuda_train emu|cuda [TEST TO SKIP]\n"), 2;
     if (argc > 2) cmocka_set_skip_filter(argv[2]);
     device = argv[1];
-    return cmocka_run_group_tests_name("a run on a device", tests, make_dir, remove_dir);
+    const int failed = cmocka_run_group_tests_name("a run on a device", tests, make_dir, remove_dir);
+    printf("%d passed, %d failed\n", (int)(sizeof tests / sizeof *tests) - failed, failed);
+    return failed != 0;
 }
