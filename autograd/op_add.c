@@ -1,8 +1,9 @@
 /* y = x + z over z's memory (the residual connection: z is what the block has just made).
  * Backward: dz = dy, dx += dy. When nothing has flowed into x yet, dx takes over dy's memory: along a residual stream
- * one buffer is then the gradient of every layer border. dz is a copy, since dx goes on growing while dz is still read.
- */
+ * one buffer is then the gradient of every layer border. dz is the same memory too, because the node that made z runs
+ * next and dx grows only behind it. */
 #include "autograd/ops.h"
+#include "core/error.h"
 
 typedef struct {
     node head;
@@ -13,10 +14,7 @@ static void add_backward(tape *t, node *n) {
     add_node *s = (add_node *)n;
     kctx *k = t->k;
     mat dy = n->out->grad;
-    if (s->z->needs_grad) {
-        mat dz = tape_grad(t, s->z);
-        k->be->add(k, dz, dz, dy);
-    }
+    if (s->z->needs_grad) s->z->grad = dy;
     if (!s->x->needs_grad) return;
     if (s->x->grad.data)
         k->be->add(k, s->x->grad, s->x->grad, dy);
@@ -25,6 +23,7 @@ static void add_backward(tape *t, node *n) {
 }
 
 tensor *op_add(tape *t, tensor *x, tensor *z) {
+    CHECK(!t->recording || !z->needs_grad || !t->last || t->last->out == z, "z must be the newest result%s", "");
     tensor *y = tape_wrap(t, z->val, x->needs_grad || z->needs_grad);
     add_node *s = tape_record(t, sizeof *s, add_backward, y);
     if (s) s->x = x, s->z = z;

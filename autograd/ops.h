@@ -8,8 +8,8 @@
 
 /* y = w[token]: frozen, so y needs no gradient. */
 tensor *op_embed(tape *t, const weight *w, const int32_t *token, int rows);
-/* y = x + z, written over z's memory. z must have no other reader. z without memory: y is recorded but has no values.
- */
+/* y = x + z, written over z's memory. z must be the newest result, made from anything but x itself, and have no other
+ * reader. z without memory: y is recorded but has no values. */
 tensor *op_add(tape *t, tensor *x, tensor *z);
 /* y[i] = x[row[i]]; row [n] ascending, no repeats, and lives as long as the tape. */
 tensor *op_gather(tape *t, tensor *x, const int32_t *row, int n);

@@ -32,12 +32,20 @@ tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad) {
     return tape_wrap(t, alloc_mat(t->act, t->type, rows, cols), needs_grad);
 }
 
+tensor *tape_result(tape *t, int64_t rows, int64_t cols, bool needs_grad) {
+    if (t->replaying) return tape_wrap(t, mat_of(NULL, t->type, rows, cols), needs_grad);
+    if (!t->border.data) return tape_tensor(t, rows, cols, needs_grad);
+    CHECK(rows == t->border.rows && cols == t->border.cols, "a result of %ld x %ld", (long)rows, (long)cols);
+    return tape_wrap(t, t->border, needs_grad);
+}
+
 mat tape_sum(tape *t, int64_t rows, int64_t cols) { return alloc_mat(t->act, F32, rows, cols); }
 
 tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker) {
-    if (!t->in_segment || t->replaying) return tape_tensor(t, rows, cols, needs_grad);
-    tensor *x = tape_wrap(t, alloc_mat(t->tmp, t->type, rows, cols), needs_grad);
-    x->remake = remake, x->maker = maker;
+    const bool kept = !t->in_segment || !t->recording || t->replaying;
+    tensor *x = tape_wrap(t, alloc_mat(kept ? t->act : t->tmp, t->type, rows, cols), needs_grad);
+    x->transient = true;
+    if (!kept) x->remake = remake, x->maker = maker;
     return x;
 }
 
@@ -76,16 +84,18 @@ const batch *tape_batch(tape *t, const batch *b) {
     return d;
 }
 
-mat tape_value(tape *t, const tensor *x) {
+mat tape_value(tape *t, tensor *x) {
+    const bool alone = x->transient && x->readers == 1 && x->needs_grad && !x->grad.data && x->val.type == F32;
+    if (alone) x->room = x->remake ? alloc_mat(t->act, F32, x->val.rows, x->val.cols) : x->val;
     if (!x->remake) return x->val;
-    mat v = alloc_mat(t->tmp, x->val.type, x->val.rows, x->val.cols);
+    mat v = alone ? x->room : alloc_mat(t->tmp, x->val.type, x->val.rows, x->val.cols);
     x->remake(t, x->maker, v);
     return v;
 }
 
 mat tape_grad_fresh(tape *t, tensor *x, bool *fresh) {
     *fresh = x->needs_grad && !x->grad.data;
-    if (*fresh) x->grad = alloc_mat(t->act, F32, x->val.rows, x->val.cols);
+    if (*fresh) x->grad = x->room.data ? x->room : alloc_mat(t->act, F32, x->val.rows, x->val.cols);
     return x->needs_grad ? x->grad : mat_none();
 }
 
@@ -107,6 +117,20 @@ static void walk(tape *t, node *stop) {
 }
 
 void tape_backward(tape *t) { walk(t, NULL); }
+
+typedef struct {
+    node head;
+    size_t act;
+} scope_node;
+
+static void scope_backward(tape *t, node *n) { arena_release(t->act, ((scope_node *)n)->act); }
+
+void tape_scope(tape *t, tensor *x) {
+    scope_node *s = tape_record(t, sizeof *s, scope_backward, x);
+    if (!s) return;
+    x->room = alloc_mat(t->act, F32, x->val.rows, x->val.cols);
+    s->act = t->act->used;
+}
 
 /* A segment is one node. Kept: `inner` is the chain that its forward pass recorded. Checkpointed: inner is NULL and f
  * is run again. Either way dx is made before the mark and every other gradient is released to it. */
@@ -146,23 +170,25 @@ static void segment_backward(tape *t, node *n) {
     t->last = outer;
 }
 
-static tensor *segment_run(tape *t, segment_fn *f, void *ctx, tensor *x) {
+/* y: where the result belongs */
+static tensor *segment_run(tape *t, segment_fn *f, void *ctx, tensor *x, mat y) {
     size_t tmp = t->tmp->used;
-    t->in_segment = true;
-    tensor *y = f(t, x, ctx);
-    t->in_segment = false;
+    t->in_segment = true, t->border = y;
+    tensor *made = f(t, x, ctx);
+    t->in_segment = false, t->border = mat_none();
     arena_release(t->tmp, tmp);
-    return y;
+    if (y.data && made->val.data != y.data) t->k->be->copy(t->k, y, made->val);
+    return made;
 }
 
 /* Runs f unrecorded and keeps only y. */
 static tensor *segment_bare(tape *t, segment_fn *f, void *ctx, tensor *x, bool needs_grad) {
-    tensor *y = tape_tensor(t, x->val.rows, x->val.cols, needs_grad);
+    tensor *y = needs_grad ? tape_tensor(t, x->val.rows, x->val.cols, true) : tape_wrap(t, x->val, false);
     size_t act = t->act->used, host = t->host->used;
     bool recording = t->recording;
     t->recording = false;
-    tensor *made = segment_run(t, f, ctx, x);
-    t->k->be->copy(t->k, y->val, made->val);
+    tensor *made = segment_run(t, f, ctx, x, needs_grad ? y->val : mat_none());
+    if (!needs_grad) t->k->be->copy(t->k, y->val, made->val);
     t->recording = recording;
     arena_release(t->act, act);
     arena_release(t->host, host);
@@ -196,13 +222,10 @@ tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x, bool trainabl
     t->last = NULL;
     tensor *y = t->window ? tape_tensor(t, x->val.rows, x->val.cols, true) : NULL;
     enter_window(t);
-    tensor *made = segment_run(t, f, ctx, x);
+    tensor *made = segment_run(t, f, ctx, x, y ? y->val : mat_none());
     node *inner = t->last;
     t->last = outer;
-    if (y)
-        t->k->be->copy(t->k, y->val, made->val);
-    else
-        y = tape_wrap(t, made->val, true);
+    if (!y) y = tape_wrap(t, made->val, true);
     segment_node *s = tape_record(t, sizeof *s, segment_backward, y);
     s->f = f, s->ctx = ctx, s->x = x, s->inner = inner, s->inner_y = made;
     leave_window(t, s);

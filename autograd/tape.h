@@ -5,7 +5,7 @@
  * op lives in `tmp` and is released when the op returns. A tensor that is cheap to make again (a norm's result, an
  * activation product) has a `remake`: it lives in tmp during the forward pass of its segment only, and tape_value makes
  * it again in the backward pass, so that nothing is saved which the backward pass can rebuild from what is there
- * anyway.
+ * anyway. Where one node alone reads it there, that node's gradient of it takes the same memory.
  *
  * A segment (one layer) is the unit of gradient memory and of checkpointing: gradients of tensors made inside are
  * released when its backward pass is done, and with t->checkpoint only its input and output survive the forward pass; f
@@ -26,8 +26,9 @@ typedef void tensor_remake(tape *t, const void *maker, mat out);
 /* grad.data is NULL until something flows into it. remake != NULL: val is only valid until the segment's forward pass
  * ends, then through tape_value. */
 struct tensor {
-    mat val, grad;
-    bool needs_grad;
+    mat val, grad, room; /* room: memory set aside for grad, data NULL: none */
+    bool needs_grad, transient;
+    int readers;           /* nodes that read val through tape_value, each counted when it is recorded */
     tensor_remake *remake; /* writes val again */
     const void *maker;     /* what remake reads */
 };
@@ -61,6 +62,7 @@ struct tape {
     bool training;    /* dropout is on */
     arena *main_act;  /* act itself while a segment runs in the window */
     bool in_segment, replaying; /* replaying: a checkpointed segment is run again, just before its backward pass */
+    mat border;                 /* where the running segment's result belongs; data NULL: anywhere */
     node *last;                 /* most recent node */
 };
 
@@ -70,8 +72,11 @@ tape tape_begin(kctx *k, arena *act, arena *tmp, arena *host, bool training, boo
 tensor *tape_tensor(tape *t, int64_t rows, int64_t cols, bool needs_grad); /* from act; of t->type; values undefined */
 mat tape_sum(tape *t, int64_t rows, int64_t cols);    /* from act, F32: what kernels add into; values undefined */
 tensor *tape_wrap(tape *t, mat val, bool needs_grad); /* over memory that outlives its use */
-/* Inside a segment that will not be replayed: memory from tmp, and tape_value makes it again from `maker` (any host
- * memory from tape_host); elsewhere the same as tape_tensor. */
+/* A segment's result, once a segment: in the memory that the tape has for it, or as tape_tensor. When a segment is run
+ * again nobody reads it, and it has no values. */
+tensor *tape_result(tape *t, int64_t rows, int64_t cols, bool needs_grad);
+/* Inside a segment that is recorded once: memory from tmp, and tape_value makes it again from `maker` (any host memory
+ * from tape_host); elsewhere the same as tape_tensor. No backward pass but through tape_value reads it. */
 tensor *tape_transient(tape *t, int64_t rows, int64_t cols, bool needs_grad, tensor_remake *remake, const void *maker);
 /* n floats that stay fp32 whatever activation_dtype says: statistics that the backward pass divides or exponentiates.
  */
@@ -80,8 +85,10 @@ void *tape_host(tape *t, size_t bytes); /* zeroed; lives as long as the nodes ar
 /* A node of `bytes` (header included), linked in when the tape records and out needs a gradient; else NULL. */
 void *tape_record(tape *t, size_t bytes, backward_fn *backward, tensor *out);
 
-mat tape_value(tape *t, const tensor *x); /* in a backward function: val, remade into tmp where needed */
-mat tape_grad(tape *t, tensor *x);        /* allocated and zeroed on first use; data NULL when x needs no gradient */
+/* In a backward function, before the gradient of x is asked for: val, remade where needed. What a single node reads is
+ * made where its gradient will be: read it before writing that. */
+mat tape_value(tape *t, tensor *x);
+mat tape_grad(tape *t, tensor *x); /* allocated and zeroed on first use; data NULL when x needs no gradient */
 mat tape_grad_fresh(tape *t, tensor *x, bool *fresh); /* *fresh: first use, not zeroed: write, do not add */
 /* Scratch of the running op, F32: released when the op or its backward function returns to mark. */
 mat tape_scratch(tape *t, int64_t rows, int64_t cols);
@@ -93,7 +100,12 @@ const void *tape_put(tape *t, const void *from, size_t bytes);
 /* The batch with tape_put's copies in place of the arrays that kernels read: token, pos, row_sample, start, past. */
 const batch *tape_batch(tape *t, const batch *b);
 
-/* y = f(x). trainable: f has parameters of its own that need gradients. x and y have the same shape. */
+/* All that act gets from here on is released as soon as the nodes recorded from here on have run backward, and with
+ * them x's gradient is whole. Nothing else reads it then. */
+void tape_scope(tape *t, tensor *x);
+
+/* y = f(x). trainable: f has parameters of its own that need gradients. x and y have the same shape, and where nothing
+ * needs a gradient the same memory: x has no other reader. */
 tensor *tape_segment(tape *t, segment_fn *f, void *ctx, tensor *x, bool trainable);
 void tape_backward(tape *t); /* walks every node; the last op has set its own gradient (op_head_loss) */
 

@@ -89,6 +89,7 @@ void model_loss(tape *t, const model *m, tensor *h, const batch *b, int32_t *row
     const size_t bytes = (size_t)n * 4; /* of each: int32_t, int32_t, float */
     const int32_t *row = tape_put(t, rows, bytes), *wanted = tape_put(t, target, bytes);
     const float *row_weight = tape_put(t, weight, bytes);
+    tape_scope(t, h);
     h = op_rmsnorm(t, op_gather(t, h, row, n), m->norm_out, (float)m->hp.norm_eps);
     op_head_loss(t, &m->head, h, wanted, row_weight, logprob, sums);
 }

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/num.h"
 #include "kernels/rows16.h"
+#include "model/quant_key.h"
 #include "model/finite.h"
 #include "model/model.h"
 #include "model/quant_cache.h"
@@ -180,6 +181,13 @@ static void list_groups(model *m) {
     }
 }
 
+/* Where small tensors were read the system mapped many pages around them; what is used is mapped again as it is. */
+static void drop_files(const model_source *s) {
+    int n;
+    const file_map *files = model_source_files(s, &n);
+    for (int i = 0; i < n; i++) file_drop(files[i].data, files[i].size);
+}
+
 int model_open(model *m, const model_source *s, const model_options *o, arena *run) {
     loader ld = {s, o, run, &m->nonfinite};
     weight w;
@@ -202,6 +210,7 @@ int model_open(model *m, const model_source *s, const model_options *o, arena *r
     for (int64_t i = 0; i < m->hp.layers; i++)
         if (load_layer(&ld, &m->layers[i], (int)i)) return -1;
     make_rope(m, o->positions, run);
+    drop_files(s);
     return 0;
 }
 

@@ -89,6 +89,7 @@ static void remember(const char *path, const file_map *m, const char *line, uint
 
 static uint64_t content_of(const file_map *m, const char *dir, bool verify) {
     char *path = memo_path(m, dir), *line = memo_line(m);
+    file_drop(m->data, m->size); /* the system maps many pages around a sample */
     uint64_t hash = 0;
     if (verify || !recall(path, line, &hash)) {
         hash = hash_file(m);

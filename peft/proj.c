@@ -45,8 +45,6 @@ static mat dropped(tape *t, const lora *l, mat x, const batch *b) {
     return y;
 }
 
-static void zero_mat(kctx *k, mat m) { k->be->zero(k, m.data, (size_t)(m.rows * m.cols * mat_bytes(m.type))); }
-
 static mat param_mat(const param *p) { return mat_f32(p->val, p->rows, p->cols); }
 
 /* y = x A^T */
@@ -98,44 +96,57 @@ static void backward_x(tape *t, const proj_node *s, mat dx, bool fresh, mat dh, 
     t->k->be->proj_bwd(t->k, &p);
 }
 
-/* Gradients of A_i and dx's part through the adapters, with a mask per module. */
-static void backward_down_dropped(tape *t, const proj_node *s, mat x, mat dx, mat dh) {
+/* Gradients of the A_i. */
+static void backward_down(tape *t, const proj_node *s, mat x, mat dh, const param *joint) {
+    kctx *k = t->k;
+    if (joint->rows) {
+        k->be->weight_grad(k, param_grad(joint), dh, x);
+        return;
+    }
+    int64_t at = 0;
+    for (int i = 0; i < s->n; i++) {
+        const lora *l = s->p[i].lora;
+        if (!l) continue;
+        size_t mark = t->tmp->used;
+        k->be->weight_grad(k, param_grad(&l->a), mat_cols(dh, at, l->a.rows), dropped(t, l, x, s->b));
+        arena_release(t->tmp, mark);
+        at += l->a.rows;
+    }
+}
+
+/* dx's part through the adapters, with a mask per module */
+static void backward_x_dropped(tape *t, const proj_node *s, mat dx, mat dh) {
     kctx *k = t->k;
     int64_t at = 0;
     for (int i = 0; i < s->n; i++) {
         const lora *l = s->p[i].lora;
         if (!l) continue;
         size_t mark = t->tmp->used;
-        mat dhi = mat_cols(dh, at, l->a.rows);
-        k->be->weight_grad(k, param_grad(&l->a), dhi, dropped(t, l, x, s->b));
-        if (dx.data) {
-            mat d = tape_scratch(t, dx.rows, dx.cols);
-            weight a = param_weight(&l->a);
-            zero_mat(k, d);
-            k->be->weight_bwd(k, d, dhi, &a);
-            k->be->add(k, dx, dx, dropped(t, l, d, s->b));
-        }
+        mat d = tape_scratch(t, dx.rows, dx.cols), dhi = mat_cols(dh, at, l->a.rows);
+        weight a = param_weight(&l->a);
+        k->be->proj_bwd(k, &(proj_bwd_args){.n = 1, .fresh = true, .dx = d, .dy = {dhi}, .w = {&a}});
+        k->be->add(k, dx, dx, dropped(t, l, d, s->b));
         arena_release(t->tmp, mark);
         at += l->a.rows;
     }
 }
 
+/* x is read before dx is written: they may be the same memory */
 static void proj_backward(tape *t, node *n) {
     proj_node *s = (proj_node *)n;
-    bool fresh;
-    mat dx = tape_grad_fresh(t, s->x, &fresh), dh = mat_none();
+    mat dh = mat_none();
     param joint = joint_a(t, s->p, s->n);
     if (s->h.cols) {
+        mat x = tape_value(t, s->x);
         dh = tape_scratch(t, s->h.rows, s->h.cols);
         backward_up(t, s, dh);
+        backward_down(t, s, x, dh, &joint);
     }
-    if (dx.data) backward_x(t, s, dx, fresh, dh, joint.rows ? &joint : NULL);
-    if (!s->h.cols) return;
-    mat x = tape_value(t, s->x);
-    if (joint.rows)
-        t->k->be->weight_grad(t->k, param_grad(&joint), dh, x);
-    else
-        backward_down_dropped(t, s, x, dx, dh);
+    bool fresh;
+    mat dx = tape_grad_fresh(t, s->x, &fresh);
+    if (!dx.data) return;
+    backward_x(t, s, dx, fresh, dh, joint.rows ? &joint : NULL);
+    if (s->h.cols && !joint.rows) backward_x_dropped(t, s, dx, dh);
 }
 
 /* y[i]: made by the caller; one without memory is recorded but not computed. */
@@ -154,7 +165,7 @@ static void forward(tape *t, const proj *p, int n, tensor *x, const batch *b, te
         h = s ? tape_sum(t, rows, ranks) : tape_scratch(t, rows, ranks);
         project_down(t, p, n, x->val, b, h);
     }
-    if (s) s->x = x, s->p = p, s->n = n, s->b = b, s->h = h;
+    if (s) s->x = x, s->p = p, s->n = n, s->b = b, s->h = h, x->readers++;
     proj_fwd_args up = {.x = x->val};
     for (int i = 0; i < n; i++) {
         int64_t r = rank_of(&p[i]);
@@ -176,10 +187,9 @@ void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor
 }
 
 tensor *proj_residual(tape *t, const proj *p, tensor *x, tensor *h, const batch *b) {
+    CHECK(x != h, "%s: a residual of its own input", p->name);
     bool needs_grad = h->needs_grad || p->lora;
-    int64_t rows = h->val.rows, cols = p->w.rows;
-    tensor *z = t->replaying ? tape_wrap(t, mat_of(NULL, t->type, rows, cols), needs_grad)
-                             : tape_tensor(t, rows, cols, needs_grad);
+    tensor *z = tape_result(t, h->val.rows, p->w.rows, needs_grad);
     forward(t, p, 1, h, b, &z);
     return op_add(t, x, z);
 }
