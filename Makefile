@@ -46,7 +46,10 @@ ISA_FLAGS_avx512_simde := $(ISA_FLAGS_avx2) -DISA_avx512 -Wno-psabi -Wno-stringo
 ISA_FLAGS_neon_simde := $(ISA_FLAGS_avx2) -DISA_neon
 
 PROGRAMS := train infer merge
-LIB_SRC := train_log.c infer_score.c $(wildcard core/*.c kernels/*.c kernels/ref/*.c kernels/int8/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c data/*.c engine/*.c)
+# parts of the programs lie beside them: train_log.c, infer_score.c ...
+PARTS := $(wildcard $(PROGRAMS:%=%_*.c))
+LIB_SRC := $(PARTS) $(wildcard core/*.c kernels/*.c kernels/ref/*.c kernels/int8/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c \
+    data/*.c engine/*.c)
 CPU_SRC := $(wildcard kernels/cpu/*.c)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(foreach i,$(ISAS),$(CPU_SRC:kernels/cpu/%.c=$(BUILD)/kernels/cpu/$i/%.o)) \
     $(BF16_SRC:%.c=$(BUILD)/%.o) $(foreach i,$(INT8_ISAS),$(INT8_SRC:kernels/int8/%.c=$(BUILD)/kernels/int8/$i/%.o))

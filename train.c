@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/progress.h"
+#include "core/stop.h"
 #include "core/threads.h"
 #include "data/dataset.h"
 #include "model/quant_cache.h"
@@ -15,8 +16,11 @@
 #include "optim/adamw.h"
 #include "optim/schedule.h"
 #include "train_log.h"
+#include "train_state.h"
 
+#include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +42,9 @@ typedef struct trainer {
     train_row row[MEMORY_SLOTS];
     int posted, read;                      /* steps whose results are on their way, and those that were logged */
     int64_t steps, eval_every, save_every; /* of the run; between evaluations and between saves, 0 = never */
-    const char *gradients;                 /* --dump-gradients=FILE or NULL */
+    train_place at;                        /* where the run stands */
+    output_lock lock;
+    const char *gradients; /* --dump-gradients=FILE or NULL */
     train_log log;
 } trainer;
 
@@ -58,10 +64,11 @@ static void forward_backward(trainer *t) {
 
 static void zero_sums(trainer *t) { t->s.k.be->zero(&t->s.k, t->sums, sizeof *t->sums); }
 
+/* Mean loss of the held-out rows; without a meaning when the program is asked to stop meanwhile. */
 static double evaluate(trainer *t) {
     step_sums sums;
     zero_sums(t);
-    for (int i = 0; i < dataset_eval_batches(&t->ds); i++) {
+    for (int i = 0; i < dataset_eval_batches(&t->ds) && !stop_signal(); i++) {
         dataset_eval_batch(&t->ds, i, &t->b);
         tape tp = session_tape(&t->s, false, false);
         forward(t, &tp);
@@ -238,7 +245,7 @@ static int open_trainer(trainer *t) {
     return 0;
 }
 
-/* ---- the run ---- */
+/* ---- results of steps ---- */
 
 static int dump_gradients(trainer *t) {
     adapter *ad = &t->s.ad;
@@ -275,67 +282,145 @@ static int settle(trainer *t) {
     return 0;
 }
 
-/* Accumulates micro-batches [first, last) of this epoch and steps the optimiser. row comes with step and epoch and goes
- * with a step's results: this one's on a CPU; on a device, which nothing here waits for, those of the step before (step
- * 0: there is none yet). */
-static int train_step(trainer *t, int step, int first, int last, train_row *row) {
-    kctx *k = &t->s.k;
-    const int slot = t->posted % MEMORY_SLOTS, late = k->mem ? 1 : 0;
-    row->learning_rate = lr_at(&t->lr, step);
-    zero_sums(t);
-    k->be->zero(k, t->s.ad.grad, (size_t)t->s.ad.n * sizeof(float));
-    for (int i = first; i < last; i++) {
-        dataset_batch(&t->ds, i, &t->b);
-        forward_backward(t);
-        row->tokens += t->b.rows;
-    }
-    if (step == 0 && t->gradients && dump_gradients(t)) return -1;
-    adamw_step(&t->opt, k, row->learning_rate, t->sums);
-    memory_post(k->mem, &t->seen[slot], t->sums, sizeof *t->sums, slot);
-    t->row[slot] = *row, row->step = 0;
-    return ++t->posted - t->read > late ? read_step(t, row) : 0;
+/* ---- checkpoints ---- */
+
+static train_parts parts_of(trainer *t) { return (train_parts){&t->cfg, &t->src, &t->ds, &t->s, &t->opt, t->sums}; }
+
+static int save_state(trainer *t) {
+    const train_parts parts = parts_of(t);
+    char *path;
+    t->at.metrics_bytes = train_log_bytes(&t->log);
+    if (train_state_save(&parts, &t->at, &path)) return -1;
+    train_log_say(&t->log, "saved %s", path);
+    free(path);
+    return 0;
 }
 
-static int save_checkpoint(trainer *t, int done) {
-    char *dir = xprintf("%s/checkpoint-%d", t->cfg.output_dir, done);
-    int bad = adapter_save(&t->s.ad, dir);
-    free(dir);
+/* The program was asked to stop: what has been done is kept. */
+static int stop(trainer *t) {
+    if (settle(t) || save_state(t)) return -1;
+    return fail(EXIT_STOPPED, "stopped by %s after step %ld; resume_from_checkpoint: auto goes on from there",
+                stop_signal() == SIGINT ? "SIGINT" : "SIGTERM", (long)t->at.step);
+}
+
+/* The checkpoints of an earlier run in output_dir are gone on from, moved away, or a reason to refuse. */
+static int check_output(const config *c) {
+    checkpoint_list l;
+    if (!path_is_dir(c->output_dir) || c->resume_from_checkpoint) return 0;
+    int bad = checkpoint_find(&l, c->output_dir);
+    if (!bad && l.n && !c->overwrite_output_dir)
+        bad = fail(EXIT_LOCKED,
+                   "%s: holds the checkpoints of an earlier run: go on with resume_from_checkpoint: auto, give another "
+                   "output_dir, or move it away with overwrite_output_dir: true",
+                   c->output_dir);
+    for (int i = 1; !bad && l.n; i++) {
+        char *aside = xprintf("%s.%d", c->output_dir, i);
+        bool taken = path_exists(aside);
+        if (!taken && rename(c->output_dir, aside))
+            bad = fail(EXIT_IO, "%s: cannot be moved to %s: %s", c->output_dir, aside, strerror(errno));
+        if (!taken && !bad) fprintf(stderr, "note: %s: the earlier run is now %s\n", c->output_dir, aside);
+        free(aside);
+        if (!taken) break;
+    }
+    checkpoint_list_free(&l);
     return bad;
 }
 
-static int after_step(trainer *t, int done, double epoch) {
-    const bool last = done == t->steps;
-    const bool eval = t->ds.n_eval && (last || (t->eval_every && done % t->eval_every == 0));
-    const bool save = !last && t->save_every && done % t->save_every == 0;
+/* From here on the directory is this run's. */
+static int open_output(trainer *t) {
+    const config *c = &t->cfg;
+    const train_parts parts = parts_of(t);
+    char *from;
+    if (path_make_dirs(c->output_dir) || output_lock_take(&t->lock, c->output_dir) || checkpoint_sweep(c->output_dir) ||
+        output_room(c->output_dir, 2 * train_state_bytes(&parts)) || train_state_choose(c, &from))
+        return -1;
+    t->at = (train_place){.after = true};
+    int bad = from && train_state_load(&parts, from, &t->at);
+    if (from && !bad) printf("resumed from %s: step %ld of %ld\n", from, (long)t->at.step, (long)t->steps);
+    free(from);
+    return bad ? -1
+               : train_log_open(&t->log, c->output_dir, (int)t->steps, (int)c->logging_steps, t->at.metrics_bytes,
+                                t->at.seen_tokens);
+}
+
+/* ---- the run ---- */
+
+/* The micro-batches of a step up to `last` of this epoch, from the one where the run stands. Asked to stop, it ends
+ * between two of them. */
+static void accumulate(trainer *t, int64_t last) {
+    kctx *k = &t->s.k;
+    if (!t->at.micro) {
+        zero_sums(t);
+        k->be->zero(k, t->s.ad.grad, (size_t)t->s.ad.n * sizeof(float));
+        t->at.tokens = 0;
+    }
+    for (; t->at.batch + t->at.micro < last && !stop_signal(); t->at.micro++) {
+        dataset_batch(&t->ds, (int)(t->at.batch + t->at.micro), &t->b);
+        forward_backward(t);
+        t->at.tokens += t->b.rows, t->at.seen_tokens += t->b.rows;
+    }
+}
+
+/* One optimiser step. A step's results are logged at once on a CPU; on a device, which nothing here waits for, one step
+ * late. */
+static int train_step(trainer *t, int batches) {
+    kctx *k = &t->s.k;
+    train_place *at = &t->at;
+    const int slot = t->posted % MEMORY_SLOTS, late = k->mem ? 1 : 0;
+    int64_t last = at->batch + t->cfg.gradient_accumulation_steps;
+    if (last > batches) last = batches;
+    accumulate(t, last);
+    if (at->batch + at->micro < last) return 0;
+    if (at->step == 0 && t->gradients && dump_gradients(t)) return -1;
+    train_row row = {.step = (int)at->step + 1,
+                     .epoch = (double)at->epoch + (double)last / batches,
+                     .learning_rate = lr_at(&t->lr, (int)at->step),
+                     .tokens = at->tokens};
+    adamw_step(&t->opt, k, row.learning_rate, t->sums);
+    memory_post(k->mem, &t->seen[slot], t->sums, sizeof *t->sums, slot);
+    t->row[slot] = row;
+    at->step++, at->batch = last, at->micro = 0, at->after = true;
+    if (++t->posted - t->read <= late) return 0;
+    return read_step(t, &row) || train_log_step(&t->log, &row) ? -1 : 0;
+}
+
+static bool due(int64_t step, int64_t every) { return every && step && step % every == 0; }
+
+/* What a step is followed by: an evaluation, a save. */
+static int after_step(trainer *t, int batches) {
+    train_place *at = &t->at;
+    const bool last = at->step == t->steps;
+    const bool eval = t->ds.n_eval && (!at->step || last || due(at->step, t->eval_every));
+    const bool save = !last && due(at->step, t->save_every);
     if ((last || eval || save) && settle(t)) return -1;
-    if (eval && train_log_eval(&t->log, done, epoch, evaluate(t))) return -1;
-    return save ? save_checkpoint(t, done) : 0;
+    if (eval) {
+        double loss = evaluate(t);
+        if (stop_signal()) return 0;
+        if (train_log_eval(&t->log, (int)at->step, (double)at->epoch + (double)at->batch / batches, loss)) return -1;
+    }
+    at->after = false;
+    return save ? save_state(t) : 0;
 }
 
 static int run(trainer *t) {
-    int accumulate = (int)t->cfg.gradient_accumulation_steps, step = 0;
-    if (t->ds.n_eval && train_log_eval(&t->log, 0, 0, evaluate(t))) return -1;
-    for (int epoch = 0; step < t->steps; epoch++) {
-        int batches = dataset_begin_epoch(&t->ds, epoch);
-        t->b.epoch = (uint32_t)epoch;
-        for (int first = 0; first < batches && step < t->steps; first += accumulate, step++) {
-            int last = first + accumulate < batches ? first + accumulate : batches;
-            train_row row = {.step = step + 1, .epoch = epoch + (double)last / batches};
-            const double done = row.epoch;
-            if (train_step(t, step, first, last, &row) || (row.step && train_log_step(&t->log, &row)) ||
-                after_step(t, step + 1, done))
-                return -1;
+    train_place *at = &t->at;
+    for (;; at->epoch++, at->batch = 0) {
+        int batches = dataset_begin_epoch(&t->ds, (int)at->epoch);
+        t->b.epoch = (uint32_t)at->epoch;
+        while (at->after || (at->batch < batches && at->step < t->steps)) {
+            if (at->after ? after_step(t, batches) : train_step(t, batches)) return -1;
+            if (stop_signal()) return stop(t);
         }
+        if (at->step == t->steps) return 0;
     }
-    return 0;
 }
 
 static int train(trainer *t) {
     const config *c = &t->cfg;
-    if (open_trainer(t) || path_make_dirs(c->output_dir) ||
-        train_log_open(&t->log, c->output_dir, (int)t->steps, (int)c->logging_steps))
-        return -1;
+    if (check_output(c) || open_trainer(t) || open_output(t)) return -1;
+    stop_listen();
     int bad = run(t);
+    stop_unlisten();
     train_log_close(&t->log);
     if (bad || adapter_save(&t->s.ad, c->output_dir)) return -1;
     printf("adapter: %s/adapter_model.safetensors\n", c->output_dir);
@@ -343,6 +428,7 @@ static int train(trainer *t) {
 }
 
 static void close_trainer(trainer *t) {
+    output_lock_give(&t->lock);
     memory_shared_free(t->s.k.mem, t->seen);
     adamw_close(&t->opt);
     session_close(&t->s);
@@ -367,7 +453,7 @@ static int usage(FILE *f, int code) {
 }
 
 static int train_main(int argc, char **argv) {
-    trainer t = {0};
+    trainer t = {.lock = {-1}};
     const char *path = NULL, **overrides = xcalloc((size_t)argc, sizeof *overrides);
     int n = 0, bad = 0;
     for (int i = 1; i < argc; i++) {

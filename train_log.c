@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What stays in mapped files, by what is mapped: the model's own tensors, or NF4 of an earlier start. */
 typedef struct {
@@ -69,19 +71,25 @@ void train_log_params(int64_t trainable, int64_t base) {
     fflush(stdout);
 }
 
-int train_log_open(train_log *l, const char *dir, int steps, int every) {
+int train_log_open(train_log *l, const char *dir, int steps, int every, int64_t keep, int64_t tokens) {
     char *path = path_join(dir, "metrics.jsonl");
-    *l = (train_log){.steps = steps, .every = every};
-    l->metrics = fopen(path, "w");
-    if (!l->metrics)
+    *l = (train_log){.steps = steps, .every = every, .tokens = tokens, .earlier = tokens};
+    l->metrics = fopen(path, keep ? "r+" : "w");
+    if (!l->metrics && keep && errno == ENOENT)
+        l->metrics = fopen(path, "w"); /* lost: what follows is still worth it */
+    bool bad = !l->metrics || fseek(l->metrics, 0, SEEK_END);
+    if (!bad && ftell(l->metrics) > keep) bad = ftruncate(fileno(l->metrics), keep) || fseek(l->metrics, 0, SEEK_END);
+    if (bad)
         fail(EXIT_IO, "%s: %s", path, strerror(errno));
     else
         setvbuf(l->metrics, NULL, _IOLBF, 4096); /* a row is on its way as soon as it is written; no allocation later */
     free(path);
     progress_begin(&l->bar, "step", steps);
     l->began = l->last = seconds_now();
-    return l->metrics ? 0 : -1;
+    return bad ? -1 : 0;
 }
+
+int64_t train_log_bytes(train_log *l) { return fflush(l->metrics) ? 0 : (int64_t)ftell(l->metrics); }
 
 static int written(int n) { return n < 0 ? fail(EXIT_IO, "metrics.jsonl: %s", strerror(errno)) : 0; }
 
@@ -97,7 +105,7 @@ int train_log_step(train_log *l, const train_row *r) {
         r->step, r->epoch, r->loss, r->learning_rate, r->grad_norm, (long)r->tokens, (long)r->targets,
         (double)r->tokens / took, (unsigned long)rss);
     snprintf(text, sizeof text, "loss %.4f  lr %.2e  grad %.3f  %.0f tok/s  %.0f MiB", r->loss, r->learning_rate,
-             r->grad_norm, (double)l->tokens / l->busy, (double)rss / 1048576);
+             r->grad_norm, (double)(l->tokens - l->earlier) / l->busy, (double)rss / 1048576);
     progress_show(&l->bar, r->step, text, r->step % l->every == 0 || r->step == l->steps);
     return written(n);
 }
@@ -108,6 +116,15 @@ int train_log_eval(train_log *l, int step, double epoch, double loss) {
     fprintf(stderr, "eval at step %d: loss %.4f, perplexity %.3f\n", step, loss, exp(loss));
     l->last = seconds_now(); /* evaluation is not training time */
     return written(n);
+}
+
+void train_log_say(train_log *l, const char *fmt, ...) {
+    va_list ap;
+    progress_end(&l->bar);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
 }
 
 void train_log_close(train_log *l) {

@@ -15,17 +15,20 @@ typedef struct train_row {
 typedef struct train_log {
     FILE *metrics; /* output_dir/metrics.jsonl: one JSON object a step, one an evaluation */
     progress bar;
-    int steps, every;   /* of the run; steps between printed lines */
-    double began, last; /* monotonic seconds: of training, of the last row */
-    int64_t tokens;
-    double busy; /* seconds spent in steps */
+    int steps, every;        /* of the run; steps between printed lines */
+    double began, last;      /* monotonic seconds: of training, of the last row */
+    int64_t tokens, earlier; /* earlier: of the run that is continued */
+    double busy;             /* seconds spent in steps */
 } train_log;
 
 void train_log_plan(const session *s, const session *planned, size_t optimiser_bytes, int rows);
 void train_log_params(int64_t trainable, int64_t base);
-int train_log_open(train_log *l, const char *dir, int steps, int every);
+/* keep: bytes of an earlier metrics.jsonl that stand; 0: a new one. tokens: seen before. */
+int train_log_open(train_log *l, const char *dir, int steps, int every, int64_t keep, int64_t tokens);
+int64_t train_log_bytes(train_log *l); /* of metrics.jsonl so far */
 int train_log_step(train_log *l, const train_row *r);
 int train_log_eval(train_log *l, int step, double epoch, double loss);
+__attribute__((format(printf, 2, 3))) void train_log_say(train_log *l, const char *fmt, ...); /* a line of its own */
 void train_log_close(train_log *l);
 
 #endif

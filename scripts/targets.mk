@@ -10,6 +10,7 @@ help:
 	@echo "make            build ./train ./infer ./merge for this CPU"
 	@echo "make test       run the tests (installs missing Debian packages); logs in build/tests/log"
 	@echo "make asan       the same under AddressSanitizer and UndefinedBehaviorSanitizer, in build/asan"
+	@echo "make torture    kill training $(KILLS) times and let every system call of a save fail (KILLS=n)"
 	@echo "make lint       clang-format, clang-tidy, cppcheck, layering of #includes, sizes of files and functions"
 	@echo "make format     run clang-format over the tree"
 	@echo "make parity     compare with transformers, peft and bitsandbytes (virtual environment in ~/.cache/peft.c)"
@@ -30,6 +31,14 @@ asan:
 	@$(SUBMAKE) $(ASAN_MAKE) tests
 	@ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 TEST_TIMEOUT=1800 \
 	    scripts/run-tests.sh build/asan
+
+# kills and failing system calls without end: the last lines say how many, and that none lost a checkpoint or a bit
+KILLS ?= 10000
+torture:
+	@scripts/install-deps.sh --quiet test
+	@$(SUBMAKE) $(BUILD)/tests/test_resume $(BUILD)/tests/test_checkpoint
+	@$(BUILD)/tests/test_checkpoint
+	@KILLS=$(KILLS) FAULTS=1 $(BUILD)/tests/test_resume
 
 lint:
 	@scripts/install-deps.sh --quiet lint
@@ -64,4 +73,4 @@ install: all
 	install -m 644 configs/*.yaml '$(DESTDIR)$(PREFIX)/share/peft.c/configs'
 	install -m 644 README.md LICENSE CHANGELOG.md docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/peft.c'
 
-.PHONY: help test asan lint format parity bench bench-programs bench-flags demo install
+.PHONY: help test torture asan lint format parity bench bench-programs bench-flags demo install

@@ -305,7 +305,7 @@ static void test_axolotl_chat(void **state) {
         "datasets:\n  - path: d.jsonl\n    type: chat_template\n    message_property_mappings: {role: who, "
         "content: text}\n"
         "    train_on_eos: last\nplugins:\n  - axolotl.integrations.liger.LigerPlugin\nliger_rope: false\nrl: dpo\n"
-        "deepspeed: ds.json\nsave_total_limit: 2\n",
+        "deepspeed: ds.json\nauto_resume_from_checkpoints: true\n",
         "t.yaml:5:32: datasets.message_property_mappings: expected {role: role, content: content} or {role: "
         "from, content: "
         "value}\n"
@@ -317,7 +317,7 @@ static void test_axolotl_chat(void **state) {
         "t.yaml:9:1: note: 'liger_rope' has no effect here: kernels are always fused\n"
         "t.yaml:10:1: 'rl' is known to axolotl, not supported here: only supervised fine-tuning is offered\n"
         "t.yaml:11:1: 'deepspeed' is known to axolotl, not supported here: training runs in one process\n"
-        "t.yaml:12:1: 'save_total_limit' is known to axolotl, not supported here: nothing that was saved is deleted\n");
+        "t.yaml:12:1: 'auto_resume_from_checkpoints' is known to axolotl, not supported here: use resume_from_checkpoint: auto\n");
 }
 
 static void test_intervals(void **state) {
