@@ -78,6 +78,8 @@ endif
 
 $(BUILD)/kernels/bf16/%.o: CFLAGS += $(BF16_FLAGS)
 
+$(BUILD)/train_report.o: report_page.html
+
 define isa_rule
 $(BUILD)/kernels/cpu/$(1)/%.o: kernels/cpu/%.c
 	@mkdir -p $$(@D)

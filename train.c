@@ -16,6 +16,7 @@
 #include "optim/adamw.h"
 #include "optim/schedule.h"
 #include "train_log.h"
+#include "train_report.h"
 #include "train_state.h"
 
 #include <errno.h>
@@ -338,9 +339,11 @@ static int open_output(trainer *t) {
     int bad = from && train_state_load(&parts, from, &t->at);
     if (from && !bad) printf("resumed from %s: step %ld of %ld\n", from, (long)t->at.step, (long)t->steps);
     free(from);
-    return bad ? -1
-               : train_log_open(&t->log, c->output_dir, (int)t->steps, (int)c->logging_steps, t->at.metrics_bytes,
-                                t->at.seen_tokens);
+    if (bad || train_report_begin(c, &t->s) ||
+        train_log_open(&t->log, c->output_dir, (int)t->steps, (int)c->logging_steps, t->at.metrics_bytes,
+                       t->at.seen_tokens))
+        return -1;
+    return c->use_tensorboard ? train_log_tensorboard(&t->log, c->output_dir) : 0;
 }
 
 /* ---- the run ---- */
@@ -423,8 +426,11 @@ static int train(trainer *t) {
     stop_unlisten();
     train_log_close(&t->log);
     if (bad || adapter_save(&t->s.ad, c->output_dir)) return -1;
-    printf("adapter: %s/adapter_model.safetensors\n", c->output_dir);
-    return 0;
+    char *page = path_join(c->output_dir, "report.html");
+    bad = train_report((const char *const *)&c->output_dir, 1, page);
+    if (!bad) printf("adapter: %s/adapter_model.safetensors\nreport: %s\n", c->output_dir, page);
+    free(page);
+    return bad;
 }
 
 static void close_trainer(trainer *t) {
@@ -446,13 +452,24 @@ static int usage(FILE *f, int code) {
     fprintf(
         f,
         "usage: ./train CONFIG.yaml [--key=value ...] [--dump-gradients=FILE]\n"
+        "       ./train --report DIR [DIR ...]\n"
         "       ./train --help | --reference\n"
         "Fine-tunes a LoRA adapter on a frozen base model. Every key of the file can be overridden on the command line.\n"
-        "--dump-gradients writes the mean gradient of the first step before clipping, as safetensors.\n");
+        "--dump-gradients writes the mean gradient of the first step before clipping, as safetensors.\n"
+        "--report writes one HTML page about one run (into its directory) or several (report.html here).\n");
     return code;
 }
 
+static int report(char **dirs, int n) {
+    char *page = n == 1 ? path_join(dirs[0], "report.html") : xstrdup("report.html");
+    int bad = train_report((const char *const *)dirs, n, page);
+    if (!bad) printf("report: %s\n", page);
+    free(page);
+    return bad ? fail_report("train") : EXIT_DONE;
+}
+
 static int train_main(int argc, char **argv) {
+    if (argc > 2 && !strcmp(argv[1], "--report")) return report(argv + 2, argc - 2);
     trainer t = {.lock = {-1}};
     const char *path = NULL, **overrides = xcalloc((size_t)argc, sizeof *overrides);
     int n = 0, bad = 0;
