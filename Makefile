@@ -45,7 +45,7 @@ endif
 ISA_FLAGS_avx512_simde := $(ISA_FLAGS_avx2) -DISA_avx512 -Wno-psabi -Wno-stringop-overflow
 ISA_FLAGS_neon_simde := $(ISA_FLAGS_avx2) -DISA_neon
 
-PROGRAMS := train infer merge
+PROGRAMS := train infer merge quantize
 # parts of the programs lie beside them: train_log.c, infer_score.c ...
 PARTS := $(wildcard $(PROGRAMS:%=%_*.c))
 LIB_SRC := $(PARTS) $(wildcard core/*.c kernels/*.c kernels/ref/*.c kernels/int8/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c \

@@ -123,6 +123,20 @@ enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE
 
 static bool str_is(gguf_str s, const char *text) { return s.n == strlen(text) && !memcmp(s.data, text, s.n); }
 
+const char *tokenizer_pre_name(int row) { return (size_t)row < PRE_ROWS ? pre_rows[row].name : NULL; }
+
+int tokenizer_pre_stages(tokenizer *t, int row) {
+    const pre_row *r = &pre_rows[row];
+    t->ignore_merges = r->ignore_merges;
+    for (int i = 0; i < 6 && r->pattern[i]; i++) {
+        pre_stage *s = &t->pre[t->n_pre++];
+        s->behaviour = SPLIT_ISOLATED;
+        s->pattern = r->pattern[i];
+        if (regex_compile(&s->re, r->name, r->pattern[i], strlen(r->pattern[i]))) return -1;
+    }
+    return 0;
+}
+
 static int read_pre(tokenizer *t, const gguf *g, const char *where, bool *add_bos) {
     gguf_str pre;
     if (gguf_get_string_or(g, "tokenizer.ggml.pre", (gguf_str){"", 0}, &pre)) return -1;
@@ -138,16 +152,8 @@ static int read_pre(tokenizer *t, const gguf *g, const char *where, bool *add_bo
                     "%s: tokenizer.ggml.pre is '%.*s', which is not known here (smollm, llama-bpe, qwen2, gpt-2, "
                     "tekken, deepseek-v3 and others are)",
                     where, (int)(pre.n > 64 ? 64 : pre.n), pre.data);
-    const pre_row *r = &pre_rows[row];
-    t->ignore_merges = r->ignore_merges;
-    *add_bos = r->add_bos;
-    for (int i = 0; i < 6 && r->pattern[i]; i++) {
-        pre_stage *s = &t->pre[t->n_pre++];
-        s->behaviour = SPLIT_ISOLATED;
-        s->pattern = r->pattern[i];
-        if (regex_compile(&s->re, r->name, r->pattern[i], strlen(r->pattern[i]))) return -1;
-    }
-    return 0;
+    *add_bos = pre_rows[row].add_bos;
+    return tokenizer_pre_stages(t, (int)row);
 }
 
 static const gguf_kv *array(const gguf *g, const char *where, const char *key, bool strings, uint64_t max) {

@@ -214,6 +214,11 @@ void bpe_scratch_free(bpe_scratch *s);
 void bpe_mark_whole(tokenizer *t); /* sets TOKEN_WHOLE; once, when vocabulary and merges are complete */
 void token_emit(encoding *e, int32_t id, int64_t begin, int64_t end); /* bytes [begin, end) of e->p */
 
+/* How GGUF's tokenizer.ggml.pre splits text, by row of a table (tokenizer_gguf.c): its name, NULL past the end; and its
+ * stages into t->pre, which must be empty. */
+const char *tokenizer_pre_name(int row);
+int tokenizer_pre_stages(tokenizer *t, int row);
+
 tokenizer *tokenizer_new(void);
 int tokenizer_finish(tokenizer *t, const char *where); /* builds what follows from the parts; -1 after fail() */
 int tokenizer_set_special(int *slot, const tokenizer *t, const char *where, const char *key, int64_t id);

@@ -1,48 +1,18 @@
-/* The weights of a merged model: W' = W + scale * B A in fp32 where a module has an adapter, rounded once to the
- * output's type (nearest even). GGUF's q and k rows come out in Hugging Face order. */
-#include "model/export.h"
-#include "model/quant_cache.h"
+/* One tensor after another: W' = W + scale * B A in fp32 where a module has an adapter, rounded once to the target's
+ * format. Where nothing is added and the base has the target's format already, its bytes are copied. */
 #include "core/error.h"
-#include "core/json.h"
 #include "core/num.h"
-#include "model/names.h"
+#include "model/export_parts.h"
+#include "model/finite.h"
+#include "model/quant_cache.h"
 #include "model/rows.h"
 #include "peft/merge.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { PANEL = 1 << 20 }; /* elements of a panel of rows */
-
-typedef struct {
-    char name[160];
-    int64_t rows, cols; /* rows 0: a vector */
-    const proj *p;      /* of a linear layer, else NULL */
-    int file;
-} item;
-
-typedef struct {
-    const model_source *s;
-    const model *m;
-    const adapter *ad;
-    const safetensors *tensors;
-    kctx *k;
-    const export_options *o;
-    export_report *r;
-    item *items;
-    int n;
-    int files;
-    uint64_t bytes;
-    /* one panel */
-    float *panel, *delta, *scaled, *a, *b;
-    void *out;
-    double *row_delta, *row_error; /* sums of squares of a row */
-    double delta_sq, error_sq;     /* of the module so far */
-} exporter;
 
 /* ---- what to write ---- */
 
@@ -58,142 +28,184 @@ static const proj *proj_named(const model *m, const char *tensor) {
 }
 
 static void add_item(exporter *e, int pattern, const char *name) {
-    item it = {.p = proj_named(e->m, name)};
-    if (!model_source_has(e->s, name) || !name_used(pattern, e->s->fam->has) ||
-        (e->s->hp.tied && !strcmp(name, "lm_head.weight")))
+    const model_source *s = e->in.s;
+    export_item it = {.p = proj_named(e->in.m, name)};
+    if (!model_source_has(s, name) || !name_used(pattern, s->fam->has) || (s->hp.tied && !strcmp(name, NAME_HEAD)))
         return;
     size_t n = strlen(name) + 1;
     CHECK(n <= sizeof it.name, "tensor name '%s'", name);
     memcpy(it.name, name, n);
-    model_source_shape(e->s, pattern, &it.rows, &it.cols);
+    model_source_shape(s, pattern, &it.rows, &it.cols);
     e->items = xrealloc(e->items, (size_t)e->n + 1, sizeof *e->items);
     e->items[e->n++] = it;
 }
 
-static void list_items(exporter *e) {
+void export_list(exporter *e, const export_input *in, const export_options *o, export_report *r) {
     char name[160];
     bool layered;
+    *e = (exporter){.in = *in, .o = o, .r = r};
+    *r = (export_report){.files = 1};
     for (int i = 0; name_hf(i, 0, name, sizeof name, &layered); i++)
         if (!layered) add_item(e, i, name);
-    for (int layer = 0; layer < e->s->hp.layers; layer++)
+    for (int layer = 0; layer < in->s->hp.layers; layer++)
         for (int i = 0; name_hf(i, layer, name, sizeof name, &layered); i++)
             if (layered) add_item(e, i, name);
+    r->row = xcalloc((size_t)e->n, sizeof *r->row);
 }
 
-static uint64_t item_bytes(const exporter *e, const item *it) {
-    return (uint64_t)((it->rows ? it->rows : 1) * it->cols * st_dtype_size(e->o->dtype));
+/* ---- the adapter ---- */
+
+/* The module's A and B out of the file, B's rows in the order of the output's. */
+static int read_lora(exporter *e, const export_item *it, lora *l) {
+    const adapter *ad = e->in.ad;
+    int64_t i = it->p->lora - ad->loras, r = it->p->lora->a.rows;
+    const adapter_view *a = &ad->views[2 * i], *b = a + 1;
+    *l = *it->p->lora;
+    l->a.val = e->a, l->b.val = e->b;
+    if (adapter_file_read(e->in.tensors, a, e->a) ||
+        adapter_file_read(e->in.tensors, b, it->heads_out ? e->b_file : e->b))
+        return -1;
+    for (int64_t row = 0; it->heads_out && row < it->rows; row++)
+        memcpy(e->b + row * r, e->b_file + rows_hf_row(row, it->heads_out, it->rows) * r, (size_t)r * sizeof(float));
+    const st_tensor *ta = safetensors_find(e->in.tensors, a->name), *tb = safetensors_find(e->in.tensors, b->name);
+    file_drop(ta->data, ta->bytes), file_drop(tb->data, tb->bytes);
+    return 0;
 }
 
-/* In order; a file is closed before the tensor that would make it too large. */
-static void split_files(exporter *e) {
-    uint64_t in_file = 0;
-    e->files = 1;
+/* ---- memory ---- */
+
+/* Rows that are encoded together, so that a block does not straddle two groups. */
+static int64_t group_rows(const export_item *it) {
+    int64_t g = 1;
+    if (it->fmt->id == FMT_NF4)
+        while (g * it->cols % 64) g *= 2;
+    return g;
+}
+
+static int64_t panel_rows(const export_item *it) {
+    int64_t g = group_rows(it), many = PANEL / (g * it->cols);
+    return many > 1 ? g * many : g;
+}
+
+int export_open(exporter *e) {
+    int64_t elements = 1, rows = 1, a = 1, b = 1, scaled = 1, nf4 = 0;
     for (int i = 0; i < e->n; i++) {
-        uint64_t bytes = item_bytes(e, &e->items[i]);
-        if (in_file && in_file + bytes > e->o->shard_bytes) e->files++, in_file = 0;
-        e->items[i].file = e->files - 1;
-        in_file += bytes, e->bytes += bytes;
+        const export_item *it = &e->items[i];
+        int64_t step = panel_rows(it), r = it->p && it->p->lora ? it->p->lora->a.rows : 0;
+        if (step * it->cols > elements) elements = step * it->cols;
+        if (step > rows) rows = step;
+        if (r * it->cols > a) a = r * it->cols;
+        if (r * it->rows > b) b = r * it->rows;
+        if (r * step > scaled) scaled = r * step;
+        if (it->fmt->id == FMT_NF4 && it->rows * it->cols > nf4) nf4 = it->rows * it->cols;
     }
+    size_t panel = (size_t)elements, blocks = (size_t)(nf4 + 63) / 64;
+    e->panel = xcalloc(panel, sizeof *e->panel), e->delta = xcalloc(panel, sizeof *e->delta);
+    e->back = xcalloc(panel, sizeof *e->back), e->out = xcalloc(panel, sizeof(float));
+    e->scaled = xcalloc((size_t)scaled, sizeof *e->scaled), e->a = xcalloc((size_t)a, sizeof *e->a);
+    e->b = xcalloc((size_t)b, sizeof *e->b), e->b_file = xcalloc((size_t)b, sizeof *e->b_file);
+    e->sums = xcalloc((size_t)rows, sizeof *e->sums);
+    if (nf4) {
+        e->codes = xcalloc(nf4_data_bytes(nf4), 1), e->scale_codes = xcalloc(blocks, 1);
+        e->absmax = xcalloc(blocks, sizeof *e->absmax), e->nested = xcalloc((blocks + 255) / 256, sizeof *e->nested);
+    }
+    for (int i = 0; i < e->n; i++) {
+        lora l;
+        if (e->items[i].p && e->items[i].p->lora && read_lora(e, &e->items[i], &l)) return -1;
+    }
+    return 0;
 }
 
-static char *file_name(const exporter *e, int file) {
-    return e->files == 1 ? xstrdup("model.safetensors") : xprintf("model-%05d-of-%05d.safetensors", file + 1, e->files);
+void export_close(exporter *e) {
+    free(e->panel), free(e->delta), free(e->back), free(e->out), free(e->scaled), free(e->a), free(e->b);
+    free(e->b_file), free(e->sums), free(e->codes), free(e->scale_codes), free(e->absmax), free(e->nested);
+    free(e->items);
+    *e = (exporter){0};
 }
 
 /* ---- one tensor ---- */
 
-/* The system may take a mapping's pages back: they are read again if they are needed again. */
-static void drop_pages(const void *data, uint64_t bytes) {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data / page * page,
-              end = (uintptr_t)data + bytes;
-    if (bytes) madvise((void *)begin, (end - begin + page - 1) / page * page, MADV_DONTNEED);
+typedef struct {
+    const export_item *it;
+    weight w; /* base, as stored or in NF4 */
+    int heads;
+    const lora *l;           /* NULL: nothing is added */
+    const float *importance; /* [cols] or NULL */
+} tensor_job;
+
+static int64_t stored_row(const tensor_job *j, int64_t row) {
+    if (j->heads == j->it->heads_out) return row;
+    int64_t rows = j->it->rows, hf = j->it->heads_out ? rows_hf_row(row, j->it->heads_out, rows) : row;
+    return j->heads ? rows_file_row(hf, j->heads, rows) : hf;
 }
 
-static double round_row(const exporter *e, const float *x, void *out, int64_t n) {
-    double error = 0;
-    if (e->o->dtype == ST_F32) {
-        memcpy(out, x, (size_t)n * sizeof *x);
-        return 0;
+/* Encodes n rows from `row` on, a whole group, and reads them back for the sums. */
+static void encode_group(exporter *e, const tensor_job *j, int64_t row, int64_t n, float *x, const float *d, void *out,
+                         float *back, double sums[4]) {
+    const weight_format *fmt = j->it->fmt;
+    int64_t cols = j->it->cols, count = n * cols;
+    const nf4_meta meta = {.blocksize = 64, .absmax = e->absmax ? e->absmax + row * cols / 64 : NULL};
+    const weight made = {fmt, n, cols, 1, out, fmt->id == FMT_NF4 ? &meta : NULL};
+    for (int64_t i = 0; j->l && i < count; i++) x[i] += d[i];
+    if (fmt->id == FMT_NF4)
+        nf4_quant(x, count, out, e->absmax + row * cols / 64);
+    else
+        weight_quant(fmt, x, j->importance, count, out);
+    fmt->dequant(&made, 0, count, back);
+    for (int64_t i = 0; i < count; i++) {
+        const double update = j->l ? (double)d[i] : 0, error = (double)back[i] - (double)x[i];
+        sums[0] += (double)x[i] * (double)x[i], sums[1] += update * update;
+        sums[2] += error * error, sums[3] += error * update;
     }
-    uint16_t *h = out;
-    bool f16 = e->o->dtype == ST_F16;
-    for (int64_t i = 0; i < n; i++) {
-        h[i] = f16 ? float_to_f16(x[i]) : float_to_bf16(x[i]);
-        double d = (double)((f16 ? f16_to_float(h[i]) : bf16_to_float(h[i])) - x[i]);
-        error += d * d;
-    }
-    return error;
 }
 
-/* Rounds n rows of the panel, adding the update when there is one. Sums go row by row: equal for any number of threads.
- */
-static int finish_panel(exporter *e, const item *it, const lora *l, int64_t row, int64_t n) {
-    size_t size = (size_t)st_dtype_size(e->o->dtype);
-    int64_t cols = it->cols;
-#pragma omp parallel for num_threads(e->k->threads)
-    for (int64_t i = 0; i < n; i++) {
-        float *x = e->panel + i * cols, *d = e->delta + i * cols;
-        double sum = 0;
-        for (int64_t j = 0; l && j < cols; j++) x[j] += d[j], sum += (double)d[j] * (double)d[j];
-        e->row_delta[i] = sum;
-        e->row_error[i] = round_row(e, x, (char *)e->out + (size_t)(i * cols) * size, cols);
-    }
-    for (int64_t i = 0; i < n; i++) {
-        if (!isfinite(e->row_delta[i]) || !isfinite(e->row_error[i]))
-            return fail(EXIT_DIVERGED, "tensor '%s', row %ld: a merged value does not fit %s: choose another --dtype",
-                        it->name, (long)(row + i), st_dtype_name(e->o->dtype));
-        e->delta_sq += e->row_delta[i], e->error_sq += e->row_error[i];
-    }
-    return 0;
-}
-
-static int write_rows(exporter *e, const item *it, const weight *w, int heads, const lora *l, st_writer *out) {
-    int64_t rows = it->rows ? it->rows : 1, step = PANEL / it->cols ? PANEL / it->cols : 1;
-    e->delta_sq = e->error_sq = 0;
-    for (int64_t row = 0; row < rows; row += step) {
-        int64_t n = rows - row < step ? rows - row : step;
-#pragma omp parallel for num_threads(e->k->threads)
-        for (int64_t i = 0; i < n; i++) rows_dequant(w, heads, row + i, 1, e->panel + i * it->cols);
-        if (l) lora_delta_rows(e->k, l, row, mat_f32(e->delta, n, it->cols), e->scaled);
-        if (finish_panel(e, it, l, row, n) ||
-            st_writer_data(out, e->out, (uint64_t)(n * it->cols) * (uint64_t)st_dtype_size(e->o->dtype)))
-            return -1;
+/* Sums go group by group: equal for any number of threads. */
+static int add_sums(const exporter *e, const tensor_job *j, int64_t row, int64_t groups, int64_t g, export_row *r) {
+    for (int64_t i = 0; i < groups; i++) {
+        const double *s = e->sums[i];
+        if (!isfinite(s[0]) || !isfinite(s[2]))
+            return fail(EXIT_DIVERGED, "tensor '%s', row %ld: a merged value does not fit %s: choose another --to",
+                        j->it->name, (long)(row + i * g), j->it->fmt->name);
+        r->value_sq += s[0], r->update_sq += s[1], r->error_sq += s[2], r->error_update += s[3];
     }
     return 0;
 }
 
-static void count_module(export_report *r, double delta_sq, double error_sq) {
-    double ratio = error_sq > 0 ? sqrt(delta_sq / error_sq) : 0;
-    if (!r->merged || ratio < r->ratio_min) r->ratio_min = ratio;
-    if (!r->merged || ratio > r->ratio_max) r->ratio_max = ratio;
-    r->ratio_sum += ratio;
-    r->zero += !(delta_sq > 0);
-    r->merged++;
+static int write_panel(exporter *e, const tensor_job *j, int64_t row, int64_t n, export_sink *k, export_row *r) {
+    const export_item *it = j->it;
+    int64_t cols = it->cols, g = group_rows(it), groups = (n + g - 1) / g;
+    bool nf4 = it->fmt->id == FMT_NF4;
+    int64_t row_bytes = nf4 ? 0 : cols / it->fmt->block * it->fmt->bytes;
+#pragma omp parallel for num_threads(e->in.k->threads)
+    for (int64_t i = 0; i < n; i++) rows_dequant(&j->w, 0, stored_row(j, row + i), 1, e->panel + i * cols);
+    if (j->l) lora_delta_rows(e->in.k, j->l, row, mat_f32(e->delta, n, cols), e->scaled);
+#pragma omp parallel for num_threads(e->in.k->threads) schedule(dynamic)
+    for (int64_t i = 0; i < groups; i++) {
+        int64_t at = i * g, many = at + g < n ? g : n - at;
+        uint8_t *out = nf4 ? e->codes + (row + at) * cols / 2 : (uint8_t *)e->out + at * row_bytes;
+        memset(e->sums[i], 0, sizeof e->sums[i]);
+        encode_group(e, j, row + at, many, e->panel + at * cols, e->delta + at * cols, out, e->back + at * cols,
+                     e->sums[i]);
+    }
+    if (add_sums(e, j, row, groups, g, r)) return -1;
+    return nf4 ? 0 : k->put(k, e->out, (uint64_t)(n * row_bytes));
 }
 
-/* The module's A and B out of the file. */
-static int read_lora(exporter *e, const proj *p, lora *l) {
-    int64_t i = p->lora - e->ad->loras;
-    const adapter_view *a = &e->ad->views[2 * i], *b = a + 1;
-    *l = *p->lora;
-    l->a.val = e->a, l->b.val = e->b;
-    if (adapter_file_read(e->tensors, a, e->a) || adapter_file_read(e->tensors, b, e->b)) return -1;
-    const st_tensor *ta = safetensors_find(e->tensors, a->name), *tb = safetensors_find(e->tensors, b->name);
-    drop_pages(ta->data, ta->bytes), drop_pages(tb->data, tb->bytes);
-    return 0;
-}
-
-/* Before anything large is written. */
-static int check_adapter(exporter *e) {
-    lora l;
-    for (int g = 0; g < e->m->n_groups; g++)
-        for (int i = 0; i < e->m->groups[g].n; i++)
-            if (e->m->groups[g].p[i].lora && read_lora(e, &e->m->groups[g].p[i], &l)) return -1;
+/* The base's own bytes, row by row where the order differs. */
+static int copy_rows(const tensor_job *j, export_sink *k) {
+    const weight *w = &j->w;
+    int64_t bytes = w->cols / w->fmt->block * w->fmt->bytes;
+    if (weight_nonfinite(w) >= 0)
+        return fail(EXIT_DIVERGED, "tensor '%s', row %ld of the file: the base holds NaN or infinities", j->it->name,
+                    (long)weight_nonfinite(w));
+    if (j->heads == j->it->heads_out) return k->put(k, w->data, (uint64_t)(w->rows * bytes));
+    for (int64_t row = 0; row < w->rows; row++)
+        if (k->put(k, (const char *)w->data + stored_row(j, row) * bytes, (uint64_t)bytes)) return -1;
     return 0;
 }
 
 /* The tensor as load_in_4bit holds it: as it was kept, or in an arena of its size. */
-static int quantise(exporter *e, const proj *p, weight *w, int heads, arena *run) {
+static int quantise_base(exporter *e, const proj *p, weight *w, int heads, arena *run) {
     arena plan;
     if (quant_cache_weight(e->o->quant, p->name, w->rows, w->cols, w)) return 0;
     bool twice = e->o->base == BASE_NF4_DOUBLE;
@@ -206,108 +218,93 @@ static int quantise(exporter *e, const proj *p, weight *w, int heads, arena *run
     return bad;
 }
 
-static int write_item(exporter *e, const item *it, st_writer *out) {
-    weight stored, w;
-    lora l;
-    arena run = {0};
-    int heads = model_source_permuted(e->s, it->name);
-    bool quant = it->p && e->o->base != BASE_AS_IS, merge = it->p && it->p->lora;
-    if (model_source_weight(e->s, it->name, it->rows, it->cols, &stored) || (merge && read_lora(e, it->p, &l)))
-        return -1;
-    w = stored;
-    if (quant && quantise(e, it->p, &w, heads, &run)) return -1;
-    if (quant) drop_pages(stored.data, (uint64_t)weight_bytes(&stored));
-    int bad = write_rows(e, it, &w, quant ? 0 : heads, merge ? &l : NULL, out);
-    if (merge && !bad) count_module(e->r, e->delta_sq, e->error_sq);
-    drop_pages(stored.data, (uint64_t)weight_bytes(&stored));
-    if (quant) {
-        if (!run.base) drop_pages(w.data, (uint64_t)weight_bytes(&w));
-        free((void *)(uintptr_t)w.meta);
-        arena_close(&run);
-    }
-    return bad;
+static void finish_nf4(exporter *e, const export_item *it) {
+    int64_t blocks = (it->rows * it->cols + 63) / 64;
+    e->offset = e->o->double_quant ? nf4_quant_scales(e->absmax, blocks, e->scale_codes, e->nested) : 0;
 }
 
-/* ---- files ---- */
+/* Codes and scales of a base that is what is to be written; false: it is not. */
+static bool copy_nf4(exporter *e, const tensor_job *j) {
+    const nf4_meta *m = j->w.meta;
+    if (j->w.fmt->id != FMT_NF4 || j->it->fmt->id != FMT_NF4 || j->l || m->blocksize != 64 ||
+        (m->nested_block ? m->nested_block != 256 : 0) || (m->nested_block != 0) != e->o->double_quant ||
+        weight_nonfinite(&j->w) >= 0)
+        return false;
+    size_t blocks = (size_t)(j->w.rows * j->w.cols + 63) / 64;
+    memcpy(e->codes, j->w.data, nf4_data_bytes(j->w.rows * j->w.cols));
+    if (m->nested_block) {
+        memcpy(e->scale_codes, m->code, blocks);
+        memcpy(e->nested, m->nested_absmax, (blocks + 255) / 256 * sizeof *e->nested);
+        e->offset = m->offset;
+    } else {
+        memcpy(e->absmax, m->absmax, blocks * sizeof *e->absmax);
+    }
+    return true;
+}
 
-static int write_file(exporter *e, int file, file_set *set, int *done) {
-    static const char *const metadata[] = {"format", "pt"};
-    st_decl *decls = xcalloc((size_t)e->n, sizeof *decls);
-    st_writer w;
-    int n = 0;
-    for (int i = 0; i < e->n; i++) {
-        item *it = &e->items[i];
-        if (it->file != file) continue;
-        decls[n++] = (st_decl){it->name, e->o->dtype, it->rows ? 2 : 1, {it->rows ? it->rows : it->cols, it->cols}};
+static int write_tensor(exporter *e, const tensor_job *j, export_sink *k, export_row *r) {
+    bool same = j->w.fmt->id == j->it->fmt->id && !j->l;
+    r->copied = same && j->it->fmt->id != FMT_NF4;
+    if (r->copied) return copy_rows(j, k);
+    if (copy_nf4(e, j)) return r->copied = true, 0;
+    int64_t rows = j->w.rows, step = panel_rows(j->it);
+    for (int64_t row = 0; row < rows; row += step)
+        if (write_panel(e, j, row, rows - row < step ? rows - row : step, k, r)) return -1;
+    if (j->it->fmt->id == FMT_NF4) finish_nf4(e, j->it);
+    return 0;
+}
+
+static int find_importance(const exporter *e, const export_item *it, float *weights, const float **found) {
+    char name[160];
+    const imatrix_entry *entry = NULL;
+    *found = NULL;
+    if (e->o->importance && it->p && name_to_gguf(it->name, name, sizeof name))
+        entry = imatrix_find(e->o->importance, name);
+    if (!entry) return 0;
+    if (imatrix_weights(entry, it->cols, weights))
+        return fail(EXIT_INPUT, "importance matrix: '%s' has %ld channels, the model has %ld: is it of another model?",
+                    name, (long)entry->n, (long)it->cols);
+    *found = weights;
+    return 0;
+}
+
+int export_tensor(exporter *e, const export_item *it, export_sink *k) {
+    tensor_job j = {.it = it, .heads = model_source_permuted(e->in.s, it->name)};
+    weight stored;
+    lora l;
+    arena run = {0};
+    export_row *r = &e->r->row[e->r->tensors++];
+    bool quant = it->p && e->o->base != BASE_AS_IS;
+    float *weights = xcalloc((size_t)it->cols, sizeof *weights);
+    *r = (export_row){.fmt = it->fmt, .rows = it->rows, .cols = it->cols, .merged = it->p && it->p->lora};
+    memcpy(r->name, it->name, sizeof r->name);
+    int bad = model_source_weight(e->in.s, it->name, it->rows, it->cols, &stored) ||
+              (r->merged && read_lora(e, it, &l)) || find_importance(e, it, weights, &j.importance);
+    if (!bad) {
+        j.w = stored, j.l = r->merged ? &l : NULL;
+        if (quant) bad = quantise_base(e, it->p, &j.w, j.heads, &run);
+        if (quant) j.heads = 0, file_drop(stored.data, (uint64_t)weight_bytes(&stored));
+        if (!bad) bad = write_tensor(e, &j, k, r);
+        file_drop(stored.data, (uint64_t)weight_bytes(&stored));
     }
-    char *name = file_name(e, file), *path = file_set_path(set, name);
-    int bad = st_writer_open(&w, path, decls, n, metadata, 1), opened = !bad;
-    for (int i = 0; i < e->n && !bad; i++) {
-        if (e->items[i].file != file) continue;
-        bad = write_item(e, &e->items[i], &w);
-        if (!bad && e->o->progress) e->o->progress(e->o->ctx, ++*done, e->n);
+    if (!bad && quant) {
+        if (!run.base) file_drop(j.w.data, (uint64_t)weight_bytes(&j.w));
+        free((void *)(uintptr_t)j.w.meta);
     }
-    if (!bad)
-        file_set_take(set, &w.out);
-    else if (opened)
-        st_writer_abandon(&w);
-    free(decls), free(name), free(path);
+    arena_close(&run);
+    free(weights);
+    e->r->merged += r->merged;
+    if (!bad && e->o->progress) e->o->progress(e->o->ctx, ++e->done, e->n);
     return bad ? -1 : 0;
 }
 
-static int write_index(const exporter *e, file_set *set) {
-    json_t *map = json_object();
-    for (int i = 0; i < e->n; i++) {
-        char *name = file_name(e, e->items[i].file);
-        json_object_set_new(map, e->items[i].name, json_string(name));
-        free(name);
-    }
-    json_t *o = json_pack("{s:{s:I},s:o}", "metadata", "total_size", (json_int_t)e->bytes, "weight_map", map);
-    CHECK(o, "the index");
-    char *text = json_dumps(o, JSON_INDENT(2) | JSON_SORT_KEYS);
-    int bad = file_set_add(set, "model.safetensors.index.json", text, strlen(text));
-    free(text);
-    json_decref(o);
-    return bad;
-}
+/* ---- the report ---- */
 
-static void open_panels(exporter *e) {
-    int64_t cols = 1, in = 1, out = 1, rows = 1;
-    for (int i = 0; i < e->n; i++) {
-        const item *it = &e->items[i];
-        int64_t step = PANEL / it->cols ? PANEL / it->cols : 1;
-        if (it->cols > cols) cols = it->cols;
-        if (step > rows) rows = step;
-        if (it->p && it->cols > in) in = it->cols;
-        if (it->p && it->rows > out) out = it->rows;
-    }
-    size_t panel = (size_t)(cols > PANEL ? cols : PANEL), r = (size_t)e->ad->cfg.r;
-    e->panel = xcalloc(panel, sizeof *e->panel), e->delta = xcalloc(panel, sizeof *e->delta);
-    e->out = xcalloc(panel, sizeof(float));
-    e->scaled = xcalloc((size_t)(rows < out ? rows : out) * r, sizeof *e->scaled);
-    e->a = xcalloc((size_t)in * r, sizeof *e->a), e->b = xcalloc((size_t)out * r, sizeof *e->b);
-    e->row_delta = xcalloc((size_t)rows, sizeof *e->row_delta),
-    e->row_error = xcalloc((size_t)rows, sizeof *e->row_error);
-}
-
-static void close_panels(exporter *e) {
-    free(e->panel), free(e->delta), free(e->out), free(e->scaled), free(e->a), free(e->b);
-    free(e->row_delta), free(e->row_error), free(e->items);
-}
-
-int export_weights(const model_source *s, const model *m, const adapter *ad, const safetensors *tensors, kctx *k,
-                   const export_options *o, file_set *set, export_report *r) {
-    exporter e = {.s = s, .m = m, .ad = ad, .tensors = tensors, .k = k, .o = o, .r = r};
-    int bad, done = 0;
+void export_report_free(export_report *r) {
+    free(r->row);
     *r = (export_report){0};
-    list_items(&e);
-    split_files(&e);
-    open_panels(&e);
-    bad = check_adapter(&e);
-    for (int f = 0; f < e.files && !bad; f++) bad = write_file(&e, f, set, &done);
-    if (!bad && e.files > 1) bad = write_index(&e, set);
-    r->tensors = e.n, r->files = e.files;
-    CHECK(bad || r->merged == ad->n_loras, "%d of %d modules merged", r->merged, ad->n_loras);
-    close_panels(&e);
-    return bad;
 }
+
+double export_row_ratio(const export_row *r) { return r->error_sq > 0 ? sqrt(r->update_sq / r->error_sq) : 0; }
+
+double export_row_kept(const export_row *r) { return r->update_sq > 0 ? 1 + r->error_update / r->update_sq : 1; }

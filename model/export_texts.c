@@ -64,13 +64,26 @@ static void set_dtype(json_t *o, st_dtype dtype) {
     if (old_key || !new_key) json_object_set_new(o, "torch_dtype", json_string(torch_name(dtype)));
 }
 
-static int config_of_dir(const model_source *s, st_dtype dtype, file_set *set) {
+/* What transformers' BitsAndBytesConfig reads back. */
+static void set_quantization(json_t *o, const export_options *how) {
+    json_object_del(o, "quantization_config");
+    if (how->to->fmt != FMT_NF4) return;
+    json_t *q = json_pack("{s:s,s:b,s:b,s:s,s:b,s:s,s:s,s:b,s:b,s:n,s:f}", "quant_method", "bitsandbytes",
+                          "load_in_4bit", 1, "load_in_8bit", 0, "bnb_4bit_quant_type", "nf4",
+                          "bnb_4bit_use_double_quant", how->double_quant, "bnb_4bit_compute_dtype",
+                          torch_name(how->dtype), "bnb_4bit_quant_storage", "uint8", "llm_int8_enable_fp32_cpu_offload",
+                          0, "llm_int8_has_fp16_weight", 0, "llm_int8_skip_modules", "llm_int8_threshold", 6.0);
+    CHECK(q, "json_pack of quantization_config");
+    json_object_set_new(o, "quantization_config", q);
+}
+
+static int config_of_dir(const model_source *s, const export_options *how, file_set *set) {
     char *path = path_join(s->path, "config.json");
     json_t *o = json_read(path);
     free(path);
     if (!o) return -1;
-    json_object_del(o, "quantization_config");
-    set_dtype(o, dtype);
+    set_quantization(o, how);
+    set_dtype(o, how->dtype);
     int bad = add_config(o, set);
     json_decref(o);
     return bad;
@@ -93,7 +106,7 @@ static int set_id(json_t *o, const char *key, const gguf *g, const char *gguf_ke
     return 0;
 }
 
-static int config_of_gguf(const model_source *s, st_dtype dtype, file_set *set) {
+static int config_of_gguf(const model_source *s, const export_options *how, file_set *set) {
     const hparams *hp = &s->hp;
     json_t *o = json_pack("{s:[s],s:b,s:f,s:I,s:s,s:I,s:f,s:I,s:I,s:b,s:s,s:I,s:I,s:I,s:o,s:o,s:b,s:b,s:I}",
                           "architectures", s->fam->class_name, "attention_bias", 0, "attention_dropout", 0.0,
@@ -108,7 +121,8 @@ static int config_of_gguf(const model_source *s, st_dtype dtype, file_set *set) 
     if (s->fam->window == WINDOW_ALL)
         json_object_set_new(o, "sliding_window", hp->window ? json_integer(hp->window) : json_null());
     if (s->fam->has & HAS_QKV_BIAS) json_object_del(o, "attention_bias"); /* its class always has them on q, k, v */
-    set_dtype(o, dtype);
+    set_quantization(o, how);
+    set_dtype(o, how->dtype);
     int bad = set_id(o, "bos_token_id", &s->g, "tokenizer.ggml.bos_token_id", hp->vocab) ||
               set_id(o, "eos_token_id", &s->g, "tokenizer.ggml.eos_token_id", hp->vocab) ||
               set_id(o, "pad_token_id", &s->g, "tokenizer.ggml.padding_token_id", hp->vocab) || add_config(o, set);
@@ -116,8 +130,8 @@ static int config_of_gguf(const model_source *s, st_dtype dtype, file_set *set) 
     return bad ? -1 : 0;
 }
 
-int export_texts(const model_source *s, const char *tokenizer, st_dtype dtype, file_set *set) {
-    if (s->is_gguf ? config_of_gguf(s, dtype, set) : config_of_dir(s, dtype, set)) return -1;
+int export_texts(const model_source *s, const char *tokenizer, const export_options *o, file_set *set) {
+    if (s->is_gguf ? config_of_gguf(s, o, set) : config_of_dir(s, o, set)) return -1;
     if (tokenizer && copy_tokenizer(tokenizer, set)) return -1;
     if (s->is_gguf) return tokenizer ? 0 : tokenizer_write_gguf(&s->g, s->hp.context, set);
     return copy_file(s->path, "generation_config.json", set) || (!tokenizer && copy_tokenizer(s->path, set)) ? -1 : 0;

@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/xxh64.h"
+#include "model/nf4_layout.h"
 #include "model/quant_key.h"
 #include "model/rows.h"
 
@@ -18,51 +19,23 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The tensors of a module in the order of the file: fp32 first, so that all of them are aligned; the text of the state
- * is padded with spaces, so that the next module starts at a multiple of 8. */
-enum { PLAIN, NESTED, NESTED_MAP, MAP, CODES, SCALES, STATE, PARTS };
-static const struct {
-    const char *suffix;
-    st_dtype dtype;
-} parts[PARTS] = {
-    [PLAIN] = {".weight.absmax", ST_F32},
-    [NESTED] = {".weight.nested_absmax", ST_F32},
-    [NESTED_MAP] = {".weight.nested_quant_map", ST_F32},
-    [MAP] = {".weight.quant_map", ST_F32},
-    [CODES] = {".weight", ST_U8},
-    [SCALES] = {".weight.absmax", ST_U8},
-    [STATE] = {".weight.quant_state.bitsandbytes__nf4", ST_U8},
-};
-enum { STATE_BYTES = 256 };
 #define CHECKSUMS "peft.c.checksums" /* I64 [modules], in the order of the modules' names */
 #define ROOM_LEFT (64 << 20)         /* on the disk, beyond the file */
 
-/* Elements of each part; 0: not there. */
-static void part_sizes(const quant_module *m, bool twice, int64_t n[PARTS]) {
-    int64_t elements = m->rows * m->cols, blocks = (elements + 63) / 64, nested = (blocks + 255) / 256;
-    n[PLAIN] = twice ? 0 : blocks, n[NESTED] = twice ? nested : 0, n[NESTED_MAP] = twice ? 256 : 0, n[MAP] = 16;
-    n[CODES] = (int64_t)nf4_data_bytes(elements), n[SCALES] = twice ? blocks : 0;
-    n[STATE] = STATE_BYTES + (8 - (4 * (n[PLAIN] + n[NESTED]) + n[CODES] + n[SCALES]) % 8) % 8;
-}
-
-static uint64_t part_bytes(int part, const int64_t n[PARTS]) {
-    return (uint64_t)n[part] * (uint64_t)st_dtype_size(parts[part].dtype);
-}
-
 static uint64_t modules_bytes(const quant_module *m, int n, bool twice) {
     uint64_t sum = 0;
-    int64_t sizes[PARTS];
+    int64_t sizes[NF4_PARTS];
     for (int i = 0; i < n; i++) {
-        part_sizes(&m[i], twice, sizes);
-        for (int p = 0; p < PARTS; p++) sum += part_bytes(p, sizes);
+        nf4_part_sizes(m[i].rows, m[i].cols, twice, sizes);
+        for (int p = 0; p < NF4_PARTS; p++) sum += nf4_part_bytes(p, sizes);
     }
     return sum;
 }
 
-static uint64_t checksum(const void *const data[PARTS], const int64_t n[PARTS]) {
+static uint64_t checksum(const void *const data[NF4_PARTS], const int64_t n[NF4_PARTS]) {
     uint64_t h = 0;
-    for (int p = 0; p < PARTS; p++)
-        if (n[p]) h = xxh64(data[p], (size_t)part_bytes(p, n), h);
+    for (int p = 0; p < NF4_PARTS; p++)
+        if (n[p]) h = xxh64(data[p], (size_t)nf4_part_bytes(p, n), h);
     return h;
 }
 
@@ -99,12 +72,12 @@ static int list_modules(quant_cache *q, const model_source *s) {
 
 /* ---- reading ---- */
 
-static int find_part(const safetensors *st, const quant_module *m, int part, const int64_t sizes[PARTS],
-                     const void *data[PARTS]) {
+static int find_part(const safetensors *st, const quant_module *m, int part, const int64_t sizes[NF4_PARTS],
+                     const void *data[NF4_PARTS]) {
     char name[ST_NAME_MAX];
-    snprintf(name, sizeof name, "%s%s", m->name, parts[part].suffix);
+    snprintf(name, sizeof name, "%s.weight%s", m->name, nf4_part_suffix(part));
     const st_tensor *t = safetensors_find(st, name);
-    if (!t || t->dtype != parts[part].dtype || t->bytes != part_bytes(part, sizes))
+    if (!t || t->dtype != nf4_part_dtype(part) || t->bytes != nf4_part_bytes(part, sizes))
         return fail(EXIT_INPUT, "%s: tensor '%s' is %s", st->files[0].path, name,
                     t ? "not as it was written" : "missing");
     data[part] = t->data;
@@ -120,33 +93,33 @@ static int read_state(const char *where, const char *text, int64_t n, float *off
     return bad;
 }
 
-static int read_module(quant_cache *q, quant_module *m, bool twice, const void *data[PARTS]) {
-    int64_t sizes[PARTS];
-    part_sizes(m, twice, sizes);
-    for (int p = 0; p < PARTS; p++)
+static int read_module(quant_cache *q, quant_module *m, bool twice, const void *data[NF4_PARTS]) {
+    int64_t sizes[NF4_PARTS];
+    nf4_part_sizes(m->rows, m->cols, twice, sizes);
+    for (int p = 0; p < NF4_PARTS; p++)
         if (sizes[p] && find_part(&q->st, m, p, sizes, data)) return -1;
-    m->codes = data[CODES];
+    m->codes = data[NF4_CODES];
     m->meta = (nf4_meta){.blocksize = 64, .map = nf4_dynamic_map};
     if (!twice) {
-        m->meta.absmax = data[PLAIN];
+        m->meta.absmax = data[NF4_PLAIN];
         return 0;
     }
-    m->meta.nested_block = 256, m->meta.code = data[SCALES], m->meta.nested_absmax = data[NESTED];
-    return read_state(q->st.files[0].path, data[STATE], sizes[STATE], &m->meta.offset);
+    m->meta.nested_block = 256, m->meta.code = data[NF4_SCALES], m->meta.nested_absmax = data[NF4_NESTED];
+    return read_state(q->st.files[0].path, data[NF4_STATE], sizes[NF4_STATE], &m->meta.offset);
 }
 
 /* Every byte, in all threads; the pages are given back, since not all may be needed, or not now. */
-static int check_bytes(const quant_cache *q, bool twice, const void *const (*data)[PARTS], const st_tensor *sums) {
+static int check_bytes(const quant_cache *q, bool twice, const void *const (*data)[NF4_PARTS], const st_tensor *sums) {
     int wrong = q->n;
 #pragma omp parallel for schedule(dynamic) reduction(min : wrong)
     for (int i = 0; i < q->n; i++) {
-        int64_t sizes[PARTS];
+        int64_t sizes[NF4_PARTS];
         uint64_t want;
-        part_sizes(&q->modules[i], twice, sizes);
+        nf4_part_sizes(q->modules[i].rows, q->modules[i].cols, twice, sizes);
         memcpy(&want, sums->data + 8 * i, 8);
         bool same = checksum(data[i], sizes) == want;
         if (!same && i < wrong) wrong = i;
-        file_drop(data[i][CODES], part_bytes(CODES, sizes));
+        file_drop(data[i][NF4_CODES], nf4_part_bytes(NF4_CODES, sizes));
     }
     return wrong == q->n ? 0
                          : fail(EXIT_INPUT, "%s: module '%s' is damaged: its checksum is another", q->st.files[0].path,
@@ -154,13 +127,13 @@ static int check_bytes(const quant_cache *q, bool twice, const void *const (*dat
 }
 
 static int read_modules(quant_cache *q, bool twice) {
-    const void *(*data)[PARTS] = xcalloc((size_t)q->n, sizeof *data);
+    const void *(*data)[NF4_PARTS] = xcalloc((size_t)q->n, sizeof *data);
     const st_tensor *sums = safetensors_find(&q->st, CHECKSUMS);
     int bad = !sums || sums->dtype != ST_I64 || sums->bytes != 8 * (uint64_t)q->n
                   ? fail(EXIT_INPUT, "%s: tensor '" CHECKSUMS "' is missing or misshapen", q->st.files[0].path)
                   : 0;
     for (int i = 0; i < q->n && !bad; i++) bad = read_module(q, &q->modules[i], twice, data[i]);
-    if (!bad) bad = check_bytes(q, twice, (const void *const(*)[PARTS])data, sums);
+    if (!bad) bad = check_bytes(q, twice, (const void *const(*)[NF4_PARTS])data, sums);
     free(data);
     return bad;
 }
@@ -183,28 +156,11 @@ static int read_cache(quant_cache *q, const char *path, const quant_key *key, bo
 
 /* ---- writing ---- */
 
-/* bitsandbytes' QuantState as it is packed into checkpoints. %.17g: the offset comes back to the bit. */
-static int print_state(const quant_module *m, bool twice, float offset, int64_t n, char *text) {
-    char nested[96] = "";
-    if (!isfinite(offset)) return fail(EXIT_INPUT, "module '%s' has values that are not finite", m->name);
-    if (twice)
-        snprintf(nested, sizeof nested,
-                 ", \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": %.17g",
-                 (double)offset);
-    int used = snprintf(text, (size_t)n,
-                        "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"float32\", \"shape\": [%" PRId64
-                        ", %" PRId64 "]%s}",
-                        m->rows, m->cols, nested);
-    CHECK(used < STATE_BYTES, "%d bytes of state", used);
-    memset(text + used, ' ', (size_t)(n - used));
-    return 0;
-}
-
 static int write_module(st_writer *w, const model_source *s, const quant_module *m, bool twice, arena *a,
                         int64_t *sum) {
-    char *name = xprintf("%s.weight", m->name), state[STATE_BYTES + 8];
+    char *name = xprintf("%s.weight", m->name), state[NF4_STATE_BYTES + 8];
     weight stored;
-    int64_t sizes[PARTS];
+    int64_t sizes[NF4_PARTS];
     int bad = model_source_weight(s, name, m->rows, m->cols, &stored);
     free(name);
     if (bad) return -1;
@@ -213,27 +169,27 @@ static int write_module(st_writer *w, const model_source *s, const quant_module 
     nf4_meta meta = *(const nf4_meta *)made.meta;
     free((void *)(uintptr_t)made.meta);
     file_drop(stored.data, (uint64_t)weight_bytes(&stored));
-    part_sizes(m, twice, sizes);
-    if (print_state(m, twice, meta.offset, sizes[STATE], state)) return -1;
-    const void *data[PARTS] = {meta.absmax, meta.nested_absmax, nf4_dynamic_map, nf4_codes, made.data, meta.code,
-                               state};
+    nf4_part_sizes(m->rows, m->cols, twice, sizes);
+    if (nf4_print_state(m->name, m->rows, m->cols, "float32", twice, meta.offset, sizes[NF4_STATE], state)) return -1;
+    const void *data[NF4_PARTS] = {meta.absmax, meta.nested_absmax, nf4_dynamic_map, nf4_codes, made.data, meta.code,
+                                   state};
     *sum = (int64_t)checksum(data, sizes);
-    for (int p = 0; p < PARTS; p++)
-        if (sizes[p] && st_writer_data(w, data[p], part_bytes(p, sizes))) return -1;
+    for (int p = 0; p < NF4_PARTS; p++)
+        if (sizes[p] && st_writer_data(w, data[p], nf4_part_bytes(p, sizes))) return -1;
     return 0;
 }
 
 static st_decl *declare(const quant_cache *q, bool twice, int *n) {
-    st_decl *d = xcalloc((size_t)q->n * PARTS + 1, sizeof *d);
-    int64_t sizes[PARTS];
+    st_decl *d = xcalloc((size_t)q->n * NF4_PARTS + 1, sizeof *d);
+    int64_t sizes[NF4_PARTS];
     *n = 0;
     for (int i = 0; i < q->n; i++) {
-        part_sizes(&q->modules[i], twice, sizes);
-        for (int p = 0; p < PARTS; p++)
+        nf4_part_sizes(q->modules[i].rows, q->modules[i].cols, twice, sizes);
+        for (int p = 0; p < NF4_PARTS; p++)
             if (sizes[p])
-                d[(*n)++] = (st_decl){xprintf("%s%s", q->modules[i].name, parts[p].suffix),
-                                      parts[p].dtype,
-                                      p == CODES ? 2 : 1,
+                d[(*n)++] = (st_decl){xprintf("%s.weight%s", q->modules[i].name, nf4_part_suffix(p)),
+                                      nf4_part_dtype(p),
+                                      p == NF4_CODES ? 2 : 1,
                                       {sizes[p], 1}};
     }
     d[(*n)++] = (st_decl){xstrdup(CHECKSUMS), ST_I64, 1, {q->n}};

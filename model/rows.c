@@ -5,11 +5,16 @@
 
 #include <stdlib.h>
 
-/* Row of the file that holds row r of the model: GGUF llama files interleave the two halves of each head of q and k. */
-static int64_t file_row(int64_t r, int heads, int64_t rows) {
+int64_t rows_file_row(int64_t r, int heads, int64_t rows) {
     if (!heads) return r;
     int64_t d = rows / heads, head = r / d, i = r % d;
     return head * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+}
+
+int64_t rows_hf_row(int64_t file_row, int heads, int64_t rows) {
+    if (!heads) return file_row;
+    int64_t d = rows / heads, head = file_row / d, i = file_row % d;
+    return head * d + i % 2 * (d / 2) + i / 2;
 }
 
 void rows_dequant(const weight *w, int heads, int64_t row, int64_t n, float *out) {
@@ -18,7 +23,7 @@ void rows_dequant(const weight *w, int heads, int64_t row, int64_t n, float *out
         return;
     }
     for (int64_t i = 0; i < n; i++)
-        w->fmt->dequant(w, file_row(row + i, heads, w->rows) * w->cols, w->cols, out + i * w->cols);
+        w->fmt->dequant(w, rows_file_row(row + i, heads, w->rows) * w->cols, w->cols, out + i * w->cols);
 }
 
 /* Rows per piece so that pieces end at block borders: a multiple of 64 elements, about 64 Ki of them. */

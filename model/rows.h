@@ -5,6 +5,10 @@
 #include "core/arena.h"
 #include "kernels/weight.h"
 
+/* GGUF's llama files interleave the two halves of each head of q and k (heads > 0): the row of the file that holds row
+ * r of the model, and the way back. rows: of the matrix. */
+int64_t rows_file_row(int64_t r, int heads, int64_t rows);
+int64_t rows_hf_row(int64_t file_row, int heads, int64_t rows);
 /* out [n, cols] = rows row .. row + n - 1 as fp32, in Hugging Face order. */
 void rows_dequant(const weight *w, int heads, int64_t row, int64_t n, float *out);
 /* The whole matrix as load_in_4bit holds it, over run (sizes only when it is planning). meta is heap: free it. */

@@ -4,11 +4,17 @@ int unused_main(int argc, char **argv);
 #define main unused_main
 #include "../merge.c" /* NOLINT(bugprone-suspicious-include): its main under another name */
 #undef main
+#include "core/error.h"
 #include "core/json.h"
 #include "model/session.h"
 #include "tests/model_files.h"
 
+#include <getopt.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 enum { ROWS = 64, SEQS = 4, VOCAB = 320, LONGEST = 24 };
 typedef struct {
@@ -244,7 +250,7 @@ static void merge_of(const family_files *of, bool gguf, char out[static 128]) {
     int kept = dup(1);
     fflush(stdout), dup2(2, 1);
     optind = 0;
-    int code = merge_main((int)(sizeof argv / sizeof *argv) - 1, argv);
+    int code = merge_main(&program, (int)(sizeof argv / sizeof *argv) - 1, argv);
     fflush(stdout), dup2(kept, 1), close(kept);
     const char *text = heard(l);
     if (code) fail_msg("%s: exit code %d: %s", model, code, text);

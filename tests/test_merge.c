@@ -5,12 +5,18 @@ int unused_main(int argc, char **argv);
 #define main unused_main
 #include "../merge.c"
 #undef main
+#include "core/error.h"
+#include "core/file.h"
 #include "core/json.h"
 #include "core/num.h"
 #include "core/rng.h"
+#include "model/quant_cache.h"
 #include "model/rows.h"
+#include "model/session.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <getopt.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -34,7 +40,7 @@ static int run_merge(const char *arguments) {
     int keep[2] = {dup(1), dup(2)}, fd = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0666);
     dup2(fd, 1), dup2(fd, 2), close(fd);
     optind = 0;
-    int code = merge_main(argc, argv);
+    int code = merge_main(&program, argc, argv);
     fail_clear();
     fflush(stdout), fflush(stderr);
     dup2(keep[0], 1), dup2(keep[1], 2), close(keep[0]), close(keep[1]);
@@ -479,7 +485,7 @@ static void test_late_failures(void **state) {
         const char *dtype, *text;
         int code;
     } cases[] = {{0x7fc0, "f32", "is not finite", EXIT_INPUT},        /* NaN */
-                 {0x7e00, "f16", "does not fit F16", EXIT_DIVERGED}}; /* 4e37: finite, too large for f16 */
+                 {0x7e00, "f16", "does not fit f16", EXIT_DIVERGED}}; /* 4e37: finite, too large for f16 */
     for (int i = 0; i < 2; i++) {
         assert_int_equal(file_open(&m, GOLDEN "adapter_peft/" ADAPTER_FILE), 0);
         uint8_t *copy = xcalloc(m.size, 1);

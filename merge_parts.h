@@ -1,0 +1,15 @@
+/* What the merge_*.c files share and nobody else. */
+#ifndef PEFT_MERGE_PARTS_H
+#define PEFT_MERGE_PARTS_H
+
+#include "merge_tool.h"
+
+int merge_parse(merge_options *o, const merge_program *p, int argc, char **argv); /* -1 after fail() */
+/* Where it goes: not onto what is read, and onto what is there only with --overwrite. dir: else one file. */
+int merge_check_out(const merge_options *o, bool dir);
+/* What a former merge has left and this one does not replace would be loaded with or instead of the new files. */
+int merge_set_aside(const file_set *set);
+/* What was written: sizes, rounding, and how much of the update it left. */
+void merge_report(const merge_options *o, const export_report *r, const char *format);
+
+#endif
