@@ -39,10 +39,10 @@ typedef struct app {
 /* ---- options ---- */
 
 static const char usage_text[] =
-    "usage: ./infer --model M [--adapter DIR] --prompt TEXT | --chat [--prompt TEXT] | --score FILE.jsonl\n"
+    "usage: ./infer --model M [--adapter A] --prompt TEXT | --chat [--prompt TEXT] | --score FILE.jsonl\n"
     "\n"
     "  --model M          Hugging Face directory or GGUF file\n"
-    "  --adapter DIR      LoRA adapter in PEFT's layout, applied unmerged\n"
+    "  --adapter A        LoRA adapter, PEFT directory or GGUF file, applied unmerged\n"
     "  --load-in-4bit     hold the linear layers in NF4, as training with load_in_4bit does; =false: never\n"
     "                     (default: what the adapter was trained on; without one, as the file has them)\n"
     "  --no-double-quant  with --load-in-4bit: plain fp32 scales\n"

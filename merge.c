@@ -5,14 +5,15 @@
 static const merge_program program = {
     .name = "merge",
     .usage =
-        "usage: ./merge --model M [--adapter DIR] --out PATH [--to FORMAT]\n"
+        "usage: ./merge --model M [--adapter A] --out PATH [--to FORMAT]\n"
         "\n"
         "  --model M             base model: Hugging Face directory or GGUF file\n"
-        "  --adapter DIR         LoRA adapter in PEFT's layout; without one the model is written as it is\n"
+        "  --adapter A           LoRA adapter: PEFT directory or GGUF file; without one the model is written as it is\n"
         "  --out PATH            where the model goes: a directory, new or empty, or a file FILE.gguf\n"
         "  --to FORMAT           f32, f16, bf16 (Hugging Face directory, or GGUF when PATH ends in .gguf); nf4 (a\n"
         "                        directory for transformers and bitsandbytes); q8_0, q6_k, q5_k_m, q5_1, q5_0, q4_k_m,\n"
         "                        q4_1, q4_0 (GGUF, tensors mixed as llama.cpp does)\n"
+        "                        lora: the adapter itself, as a PEFT directory or GGUF (PATH ends in .gguf)\n"
         "                        (the base's own type; bf16 when the base is quantised)\n"
         "  --dtype NAME          f32, bf16 or f16: of floats in a directory, with --to nf4 of what stays one\n"
         "  --imatrix FILE        importance matrix that weighs the error of quantising (llama.cpp's, or ./infer's)\n"

@@ -79,10 +79,10 @@ static int check(const merge_options *o, const merge_program *p, int argc, char 
     if (optind < argc) return fail(EXIT_USAGE, "unexpected argument '%s'; see ./%s --help", argv[optind], p->name);
     for (int i = 0; p->needs[i]; i++)
         if (!given(o, p->needs[i])) return fail(EXIT_USAGE, "--%s is missing; see ./%s --help", p->needs[i], p->name);
-    if (o->to && !export_target_by_name(o->to)) {
+    if (o->to && strcmp(o->to, "lora") != 0 && !export_target_by_name(o->to)) {
         char list[256];
         export_target_list(list, sizeof list);
-        return fail(EXIT_USAGE, "--to: found '%s', expected one of %s", o->to, list);
+        return fail(EXIT_USAGE, "--to: found '%s', expected one of %s or lora", o->to, list);
     }
     if (o->plain_scales && o->load_in_4bit == ASK_NO)
         return fail(EXIT_USAGE, "--no-double-quant contradicts --load-in-4bit=false");

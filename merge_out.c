@@ -22,12 +22,13 @@ static bool is_empty(const char *dir) {
     return empty;
 }
 
-static int check_dir(const char *out, bool overwrite) {
+static int check_dir(const char *out, merge_kind kind, bool overwrite) {
     if (!path_is_dir(out)) return fail(EXIT_USAGE, "--out: '%s' is not a directory", out);
     if (is_empty(out)) return 0;
     if (!overwrite)
         return fail(EXIT_USAGE,
                     "--out: '%s' is not empty: give another directory, or --overwrite to replace a former merge", out);
+    if (kind == MERGE_ADAPTER) return 0;
     char *nested = path_join(out, "adapter_config.json");
     bool adapter_there = path_exists(nested);
     free(nested);
@@ -38,15 +39,15 @@ static int check_dir(const char *out, bool overwrite) {
                : 0;
 }
 
-int merge_check_out(const merge_options *o, bool dir) {
-    const char *out = o->out, *kind = dir ? "directory" : "file";
+int merge_check_out(const merge_options *o, merge_kind what) {
+    const char *out = o->out, *kind = what == MERGE_FILE ? "file" : "directory";
     if (!path_exists(out)) return 0;
     if (same_place(out, o->model)) return fail(EXIT_USAGE, "--out: '%s' is the base model: give another %s", out, kind);
     if (o->adapter && same_place(out, o->adapter))
         return fail(EXIT_USAGE, "--out: '%s' is the adapter: give another %s", out, kind);
     if (o->imatrix && same_place(out, o->imatrix))
         return fail(EXIT_USAGE, "--out: '%s' is the importance matrix: give another %s", out, kind);
-    if (dir) return check_dir(out, o->overwrite);
+    if (what != MERGE_FILE) return check_dir(out, what, o->overwrite);
     if (path_is_dir(out)) return fail(EXIT_USAGE, "--out: '%s' is a directory, expected a file FILE.gguf", out);
     return o->overwrite ? 0 : fail(EXIT_USAGE, "--out: '%s' is there already: give another file, or --overwrite", out);
 }

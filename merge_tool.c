@@ -4,6 +4,7 @@
 #include "core/file.h"
 #include "core/threads.h"
 #include "merge_parts.h"
+#include "model/lora_file.h"
 #include "model/quant_cache.h"
 #include "model/session.h"
 
@@ -18,13 +19,15 @@ typedef struct merger {
     model_source src;
     quant_cache quant; /* of the base, where training left it */
     model m;
+    lora_file file;
     adapter ad;
-    safetensors tensors;
     arena plan; /* addresses of what is never loaded as a whole: model and adapter */
+    arena run;  /* --to lora: the adapter, which is */
     kctx k;
     imatrix importance;
     export_options how;
-    bool gguf; /* one file, else a directory */
+    bool gguf;    /* one file, else a directory */
+    bool to_lora; /* the adapter itself is written, in the other container or the same */
 } merger;
 
 /* ---- what is written ---- */
@@ -69,13 +72,17 @@ static int choose_dtype(merger *me) {
 static int choose_target(merger *me) {
     const merge_options *o = &me->o;
     bool named = ends(o->out, ".gguf");
+    me->gguf = named, me->to_lora = o->to && !strcmp(o->to, "lora");
+    if (me->to_lora && (!o->adapter || o->dtype || o->imatrix))
+        return fail(EXIT_USAGE, !o->adapter ? "--to lora: --adapter is missing"
+                                            : "--to lora writes an adapter: --dtype and --imatrix are of models");
+    if (me->to_lora) return 0;
     if (o->to) me->how.to = export_target_by_name(o->to);
     if (me->how.to && me->how.to->hf_only && named)
         return fail(EXIT_USAGE, "--out: '%s': %s is written as a directory, not as GGUF", o->out, o->to);
     if (me->how.to && !me->how.to->hf && !named)
         return fail(EXIT_USAGE, "--out: '%s': %s is written as GGUF: expected a name that ends in .gguf", o->out,
                     o->to);
-    me->gguf = named;
     if (o->to && o->dtype && me->how.to->fmt != FMT_NF4)
         return fail(EXIT_USAGE, "--dtype and --to %s contradict each other", o->to);
     if (o->dtype && named) return fail(EXIT_USAGE, "--dtype is of directories: use --to %s", o->dtype);
@@ -147,12 +154,23 @@ static int open_kernels(kctx *k, const merge_options *o) {
     return k->scratch ? 0 : fail(EXIT_MEMORY, "memory for kernel scratch: %zu bytes", k->scratch_bytes);
 }
 
+/* Room for every layer's A and B, of which only what is used is ever touched. */
+static int open_run(merger *me) {
+    size_t bytes = 4096;
+    for (int g = 0; g < me->m.n_groups; g++)
+        for (int i = 0; i < me->m.groups[g].n; i++)
+            bytes += (size_t)(me->m.groups[g].p[i].w.rows + me->m.groups[g].p[i].w.cols) * (size_t)me->file.cfg.r *
+                     sizeof(float);
+    return arena_open(&me->run, "adapter", bytes);
+}
+
 static int open_adapter(merger *me) {
-    lora_config l;
-    if (lora_config_read(&l, me->o.adapter)) return -1;
-    if (adapter_attach(&me->ad, &l, me->m.groups, me->m.n_groups, 0, false, &me->plan) ||
-        adapter_file_open(&me->ad, me->o.adapter, &me->tensors))
+    if (lora_file_open(&me->file, &me->src, me->o.adapter) || (me->to_lora && open_run(me))) return -1;
+    if (adapter_attach(&me->ad, &me->file.cfg, me->m.groups, me->m.n_groups, 0, false,
+                       me->to_lora ? &me->run : &me->plan))
         return -1;
+    if (me->to_lora) return lora_file_load(&me->file, &me->ad);
+    if (lora_file_check(&me->file, &me->ad)) return -1;
     me->how.base = choose_base(&me->o, me->ad.cfg.base);
     if (me->how.base != BASE_AS_IS) {
         const quant_cache_options kept = {QUANT_CACHE_READ, NULL, QUANT_CACHE_MIN_BYTES};
@@ -165,22 +183,25 @@ static int open_adapter(merger *me) {
 static int open_merger(merger *me) {
     const model_options o = {.positions = 1};
     arena_plan(&me->plan, "plan");
-    if (choose_target(me) || model_source_open(&me->src, me->o.model) || merge_check_out(&me->o, !me->gguf)) return -1;
-    if (model_open(&me->m, &me->src, &o, &me->plan) || (me->o.adapter && open_adapter(me)) || settle_target(me) ||
-        open_kernels(&me->k, &me->o))
+    if (choose_target(me) || model_source_open(&me->src, me->o.model) ||
+        merge_check_out(&me->o, me->gguf      ? MERGE_FILE
+                                : me->to_lora ? MERGE_ADAPTER
+                                              : MERGE_MODEL))
         return -1;
+    if (model_open(&me->m, &me->src, &o, &me->plan) || (me->o.adapter && open_adapter(me))) return -1;
+    if (me->to_lora) return 0;
     me->how.shard_bytes = (uint64_t)me->o.shard_bytes;
-    return 0;
+    return settle_target(me) || open_kernels(&me->k, &me->o) ? -1 : 0;
 }
 
 static void close_merger(merger *me) {
-    safetensors_close(&me->tensors);
+    lora_file_close(&me->file);
     adapter_close(&me->ad);
     model_close(&me->m);
     quant_cache_close(&me->quant);
     model_source_close(&me->src);
     imatrix_free(&me->importance);
-    arena_close(&me->plan);
+    arena_close(&me->plan), arena_close(&me->run);
     free(me->k.scratch);
 }
 
@@ -202,10 +223,20 @@ static int write_dir(merger *me, const export_input *in, export_report *r) {
     return file_set_commit(&set);
 }
 
+static int convert_adapter(merger *me) {
+    if (me->gguf ? lora_file_write_gguf(&me->ad, &me->src, me->o.out)
+                 : lora_file_write_peft(&me->ad, &me->m, me->o.out))
+        return -1;
+    printf("written: %d modules of rank %d, %s: %s\n", me->ad.n_loras, me->ad.cfg.r, me->gguf ? "GGUF" : "PEFT",
+           me->o.out);
+    return 0;
+}
+
 static int run(merger *me) {
     export_report r = {0};
     if (open_merger(me)) return -1;
-    const export_input in = {&me->src, &me->m, me->o.adapter ? &me->ad : NULL, &me->tensors, &me->k};
+    if (me->to_lora) return convert_adapter(me);
+    const export_input in = {&me->src, &me->m, me->o.adapter ? &me->ad : NULL, &me->file.st, &me->k};
     if (me->o.adapter) say_base(me), note_other_base(me);
     me->how.progress = show;
     int bad = me->gguf ? export_gguf(&in, &me->how, me->o.tokenizer, me->o.out, &r) : write_dir(me, &in, &r);

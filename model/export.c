@@ -67,6 +67,7 @@ static int read_lora(exporter *e, const export_item *it, lora *l) {
         return -1;
     for (int64_t row = 0; it->heads_out && row < it->rows; row++)
         memcpy(e->b + row * r, e->b_file + rows_hf_row(row, it->heads_out, it->rows) * r, (size_t)r * sizeof(float));
+    if (!e->in.tensors->files[0].data) return 0; /* a GGUF file's, in memory */
     const st_tensor *ta = safetensors_find(e->in.tensors, a->name), *tb = safetensors_find(e->in.tensors, b->name);
     file_drop(ta->data, ta->bytes), file_drop(tb->data, tb->bytes);
     return 0;

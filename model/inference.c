@@ -1,27 +1,28 @@
 #include "model/inference.h"
 #include "core/error.h"
+#include "model/lora_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* How the base is held: as it was said, or as the adapter was trained. */
-static int choose_base(model_options *base, const inference_options *o, int64_t positions) {
-    lora_config l;
+static int choose_base(model_options *base, const model_source *src, const inference_options *o, int64_t positions) {
+    lora_file f;
     *base = (model_options){.load_in_4bit = o->load_in_4bit,
                             .double_quant = o->double_quant,
                             .positions = positions,
                             .packing = backend_is_int8(o->backend) ? PACK_LOSSY : PACK_NONE};
     if (!o->adapter || o->base_given) return 0;
-    if (lora_config_read(&l, o->adapter)) return -1;
-    base->load_in_4bit = l.base != BASE_AS_IS, base->double_quant = l.base == BASE_NF4_DOUBLE;
-    lora_config_free(&l);
-    return 0;
+    int bad = lora_file_open(&f, src, o->adapter);
+    if (!bad) base->load_in_4bit = f.cfg.base != BASE_AS_IS, base->double_quant = f.cfg.base == BASE_NF4_DOUBLE;
+    lora_file_close(&f);
+    return bad;
 }
 
 int inference_base(quant_cache *quant, const model_source *src, const inference_options *o) {
     model_options base;
-    if (choose_base(&base, o, 0)) return -1;
+    if (choose_base(&base, src, o, 0)) return -1;
     if (!base.load_in_4bit) return 0;
     if (o->adapter && !o->base_given)
         fprintf(stderr,
@@ -38,13 +39,15 @@ int inference_plan(session *s, const inference_options *o) {
 int inference_load(session *s, const quant_cache *quant, const model_source *src, const inference_options *o,
                    int64_t positions) {
     model_options base;
-    lora_config l;
-    if (choose_base(&base, o, positions)) return -1;
+    lora_file f = {0};
+    if (choose_base(&base, src, o, positions)) return -1;
     base.quant = quant;
-    if (o->adapter && lora_config_read(&l, o->adapter)) return -1;
-    l.dropout = 0;
-    if (session_load(s, src, &base, o->adapter ? &l : NULL, 0, false)) return -1;
-    return o->adapter && !s->run.planning ? adapter_load(&s->ad, o->adapter) : 0;
+    int bad = o->adapter && lora_file_open(&f, src, o->adapter);
+    f.cfg.dropout = 0;
+    if (!bad) bad = session_load(s, src, &base, o->adapter ? &f.cfg : NULL, 0, false);
+    if (!bad && o->adapter && !s->run.planning) bad = lora_file_load(&f, &s->ad);
+    lora_file_close(&f);
+    return bad ? -1 : 0;
 }
 
 /* ---- scoring ---- */

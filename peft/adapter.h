@@ -76,6 +76,10 @@ int adapter_load(adapter *ad,
 /* The parts of adapter_load, for who wants a module at a time and no room for all: the file with names, shapes and
  * types checked, and one of its tensors as fp32. View 2 i is A of loras[i], view 2 i + 1 its B. */
 int adapter_file_open(const adapter *ad, const char *dir, safetensors *st);
+int adapter_file_check(
+    const adapter *ad, const safetensors *st,
+    const char *where); /* the tensors are the adapter's, all of them and no other; names, shapes, types */
+int adapter_load_from(adapter *ad, const safetensors *st); /* of a file that was checked, all of its values */
 int adapter_file_read(const safetensors *st, const adapter_view *v, float *out); /* -1: not finite */
 int adapter_save(const adapter *ad,
                  const char *dir); /* adapter_config.json and adapter_model.safetensors, each atomic */

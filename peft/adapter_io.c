@@ -89,15 +89,20 @@ static void note_mixed(const safetensors *st, const char *where) {
         }
 }
 
+int adapter_file_check(const adapter *ad, const safetensors *st, const char *where) {
+    int bad = check_names(ad, st, where);
+    for (int v = 0; v < ad->n_views && !bad; v++)
+        bad = check_shape(&ad->views[v], safetensors_find(st, ad->views[v].name), where);
+    return bad;
+}
+
 int adapter_file_open(const adapter *ad, const char *dir, safetensors *st) {
     char *path = path_join(dir, ADAPTER_FILE), *pickle = path_join(dir, "adapter_model.bin");
     int bad = 0;
     *st = (safetensors){0};
     if (!path_exists(path) && path_exists(pickle))
         bad = fail(EXIT_INPUT, "%s: a pickle file is never read; save the adapter as safetensors", pickle);
-    bad = bad || safetensors_open(st, path) || check_names(ad, st, path);
-    for (int v = 0; v < ad->n_views && !bad; v++)
-        bad = check_shape(&ad->views[v], safetensors_find(st, ad->views[v].name), path);
+    bad = bad || safetensors_open(st, path) || adapter_file_check(ad, st, path);
     if (!bad)
         note_mixed(st, path);
     else
@@ -106,17 +111,22 @@ int adapter_file_open(const adapter *ad, const char *dir, safetensors *st) {
     return bad ? -1 : 0;
 }
 
-int adapter_load(adapter *ad, const char *dir) {
-    safetensors st;
-    int bad = 0;
-    if (adapter_file_open(ad, dir, &st)) return -1;
+int adapter_load_from(adapter *ad, const safetensors *st) {
     float *all = xcalloc((size_t)ad->n, sizeof *all);
+    int bad = 0;
     for (int v = 0; v < ad->n_views && !bad; v++)
-        bad = adapter_file_read(&st, &ad->views[v], all + (ad->views[v].p.val - ad->param));
+        bad = adapter_file_read(st, &ad->views[v], all + (ad->views[v].p.val - ad->param));
     if (!bad) memory_put(ad->mem, ad->param, all, (size_t)ad->n * sizeof *all);
     free(all);
-    safetensors_close(&st);
     return bad ? -1 : 0;
+}
+
+int adapter_load(adapter *ad, const char *dir) {
+    safetensors st;
+    if (adapter_file_open(ad, dir, &st)) return -1;
+    int bad = adapter_load_from(ad, &st);
+    safetensors_close(&st);
+    return bad;
 }
 
 static int by_name(const void *a, const void *b) {
