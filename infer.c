@@ -5,6 +5,7 @@
 #include "core/threads.h"
 #include "data/chat.h"
 #include "engine/engine.h"
+#include "infer_imatrix.h"
 #include "infer_score.h"
 
 #include <errno.h>
@@ -18,7 +19,7 @@
 enum { STOPS_MAX = 16 };
 
 typedef struct options {
-    const char *model, *prompt, *score, *system, *chat_template;
+    const char *model, *prompt, *score, *imatrix, *text, *system, *chat_template;
     inference_options how;
     sampling sampling;
     const char *stop[STOPS_MAX];
@@ -53,6 +54,8 @@ static const char usage_text[] =
     "  --chat             talk; an empty line or end of file ends\n"
     "  --system TEXT      with --chat: the system turn\n"
     "  --score FILE       one row of JSON a line with \"text\" or \"input_ids\"; prints input_ids, logprobs, nll, perplexity\n"
+    "  --imatrix OUT      with --text: the importance matrix of this model for ./quantize and llama.cpp (OUT.dat: older format)\n"
+    "  --text FILE        plain text, or rows as --score's in FILE.jsonl\n"
     "  --max-tokens N     tokens to generate at most (256)\n"
     "  --context N        tokens the cache holds (the model's, at most 4096)\n"
     "  --kv-cache-type T  of keys and values: f32, bf16, q8_0 (f32)\n"
@@ -84,6 +87,8 @@ enum {
     OPT_CHAT,
     OPT_SYSTEM,
     OPT_SCORE,
+    OPT_IMATRIX,
+    OPT_TEXT,
     OPT_MAX,
     OPT_CONTEXT,
     OPT_TEMPERATURE,
@@ -115,6 +120,8 @@ static const struct option long_options[] = {{"model", 1, NULL, OPT_MODEL},
                                              {"chat", 0, NULL, OPT_CHAT},
                                              {"system", 1, NULL, OPT_SYSTEM},
                                              {"score", 1, NULL, OPT_SCORE},
+                                             {"imatrix", 1, NULL, OPT_IMATRIX},
+                                             {"text", 1, NULL, OPT_TEXT},
                                              {"max-tokens", 1, NULL, OPT_MAX},
                                              {"context", 1, NULL, OPT_CONTEXT},
                                              {"temperature", 1, NULL, OPT_TEMPERATURE},
@@ -223,6 +230,8 @@ static int parse(options *o, int argc, char **argv) {
         case OPT_CHAT: o->chat = true; break;
         case OPT_SYSTEM: o->system = optarg; break;
         case OPT_SCORE: o->score = optarg; break;
+        case OPT_IMATRIX: o->imatrix = optarg; break;
+        case OPT_TEXT: o->text = optarg; break;
         case OPT_JSON: o->json = true; break;
         case OPT_IGNORE_EOS: o->ignore_eos = true; break;
         case OPT_KV:
@@ -240,10 +249,11 @@ static int parse(options *o, int argc, char **argv) {
             if (take_number(o, opt, long_options[index].name, optarg)) return -1;
         }
     if (optind < argc) return fail(EXIT_USAGE, "unexpected argument '%s'; see ./infer --help", argv[optind]);
-    if (!o->precise && !o->score) o->how.backend = backend_fast(o->how.backend);
+    if (!o->precise && !o->score && !o->imatrix) o->how.backend = backend_fast(o->how.backend);
     if (!o->model) return fail(EXIT_USAGE, "--model is missing; see ./infer --help");
-    if (!!o->score + (o->chat || o->prompt) != 1)
-        return fail(EXIT_USAGE, "expected one of --prompt, --chat and --score; see ./infer --help");
+    if (!!o->score + !!o->imatrix + (o->chat || o->prompt) != 1)
+        return fail(EXIT_USAGE, "expected one of --prompt, --chat, --score and --imatrix; see ./infer --help");
+    if (!o->imatrix != !o->text) return fail(EXIT_USAGE, "--imatrix and --text belong together; see ./infer --help");
     if (o->system && !o->chat) return fail(EXIT_USAGE, "--system needs --chat");
     return 0;
 }
@@ -368,6 +378,7 @@ static int run(app *a) {
     const options *o = &a->o;
     if (model_source_open(&a->src, o->model)) return -1;
     if (o->score) return score_file(&a->src, &o->how, o->score);
+    if (o->imatrix) return imatrix_file(&a->src, &o->how, o->text, o->imatrix);
     if (open_text(a)) return -1;
     const engine_options how = {
         .src = &a->src, .how = o->how, .tok = a->tok, .context = o->context, .kv_type = o->kv_type};

@@ -17,6 +17,8 @@ static const merge_program program = {
         "                        (the base's own type; bf16 when the base is quantised)\n"
         "  --dtype NAME          f32, bf16 or f16: of floats in a directory, with --to nf4 of what stays one\n"
         "  --imatrix FILE        importance matrix that weighs the error of quantising (llama.cpp's, or ./infer's)\n"
+        "  --check FILE          then compare with base and adapter apart, on a text or rows in FILE.jsonl: perplexity,\n"
+        "                        KL divergence\n"
         "  --load-in-4bit[=BOOL] merge onto the NF4 weights that training with load_in_4bit saw, dequantised\n"
         "                        (what the adapter's file says it was trained on)\n"
         "  --no-double-quant     with --load-in-4bit or --to nf4: plain fp32 scales\n"
@@ -27,8 +29,8 @@ static const merge_program program = {
         "  --threads N           0 = one for each core (0)\n"
         "  --backend NAME        auto, ref, avx2, avx512, neon (auto)\n",
     .needs = {"model", "out"},
-    .knows = {"model", "adapter", "out", "to", "dtype", "imatrix", "load-in-4bit", "no-double-quant", "max-shard-size",
-              "tokenizer", "per-tensor", "overwrite", "threads", "backend", "help"},
+    .knows = {"model", "adapter", "out", "to", "dtype", "imatrix", "check", "load-in-4bit", "no-double-quant",
+              "max-shard-size", "tokenizer", "per-tensor", "overwrite", "threads", "backend", "help"},
 };
 
 int main(int argc, char **argv) {

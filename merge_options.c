@@ -18,6 +18,7 @@ enum {
     OPT_TO,
     OPT_DTYPE,
     OPT_IMATRIX,
+    OPT_CHECK,
     OPT_4BIT,
     OPT_PLAIN,
     OPT_SHARD,
@@ -36,6 +37,7 @@ static const struct option all_options[] = {
     {"to", 1, NULL, OPT_TO},
     {"dtype", 1, NULL, OPT_DTYPE},
     {"imatrix", 1, NULL, OPT_IMATRIX},
+    {"check", 1, NULL, OPT_CHECK},
     {"load-in-4bit", 2, NULL, OPT_4BIT},
     {"no-double-quant", 0, NULL, OPT_PLAIN},
     {"max-shard-size", 1, NULL, OPT_SHARD},
@@ -107,6 +109,7 @@ int merge_parse(merge_options *o, const merge_program *p, int argc, char **argv)
         case OPT_TO: o->to = optarg; break;
         case OPT_DTYPE: o->dtype = optarg; break;
         case OPT_IMATRIX: o->imatrix = optarg; break;
+        case OPT_CHECK: o->check = optarg; break;
         case OPT_4BIT:
             if (take_bool(optarg, &o->load_in_4bit)) return -1;
             break;

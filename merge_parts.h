@@ -12,5 +12,7 @@ int merge_check_out(const merge_options *o, merge_kind kind);
 int merge_set_aside(const file_set *set);
 /* What was written: sizes, rounding, and how much of the update it left. */
 void merge_report(const merge_options *o, const export_report *r, const char *format);
+/* --check: base and adapter apart against what was written. base: what the adapter was merged onto. */
+int merge_check(const merge_options *o, const model_source *src, base_quant base);
 
 #endif

@@ -73,9 +73,10 @@ static int choose_target(merger *me) {
     const merge_options *o = &me->o;
     bool named = ends(o->out, ".gguf");
     me->gguf = named, me->to_lora = o->to && !strcmp(o->to, "lora");
-    if (me->to_lora && (!o->adapter || o->dtype || o->imatrix))
-        return fail(EXIT_USAGE, !o->adapter ? "--to lora: --adapter is missing"
-                                            : "--to lora writes an adapter: --dtype and --imatrix are of models");
+    if (me->to_lora && (!o->adapter || o->dtype || o->imatrix || o->check))
+        return fail(EXIT_USAGE, !o->adapter
+                                    ? "--to lora: --adapter is missing"
+                                    : "--to lora writes an adapter: --dtype, --imatrix and --check are of models");
     if (me->to_lora) return 0;
     if (o->to) me->how.to = export_target_by_name(o->to);
     if (me->how.to && me->how.to->hf_only && named)
@@ -183,6 +184,8 @@ static int open_adapter(merger *me) {
 static int open_merger(merger *me) {
     const model_options o = {.positions = 1};
     arena_plan(&me->plan, "plan");
+    if (me->o.check && !path_exists(me->o.check))
+        return fail(EXIT_INPUT, "--check: '%s' is not there", me->o.check); /* before the work, not after it */
     if (choose_target(me) || model_source_open(&me->src, me->o.model) ||
         merge_check_out(&me->o, me->gguf      ? MERGE_FILE
                                 : me->to_lora ? MERGE_ADAPTER
@@ -242,7 +245,7 @@ static int run(merger *me) {
     int bad = me->gguf ? export_gguf(&in, &me->how, me->o.tokenizer, me->o.out, &r) : write_dir(me, &in, &r);
     if (!bad) merge_report(&me->o, &r, me->how.to->name);
     export_report_free(&r);
-    return bad;
+    return bad || (me->o.check && merge_check(&me->o, &me->src, me->how.base)) ? -1 : 0;
 }
 
 int merge_main(const merge_program *p, int argc, char **argv) {

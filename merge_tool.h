@@ -7,7 +7,7 @@
 typedef enum { ASK_ADAPTER, ASK_YES, ASK_NO } answer; /* to --load-in-4bit: what the adapter's file says unless given */
 
 typedef struct merge_options {
-    const char *model, *adapter, *out, *to, *dtype, *tokenizer, *backend, *imatrix;
+    const char *model, *adapter, *out, *to, *dtype, *tokenizer, *backend, *imatrix, *check;
     answer load_in_4bit;
     bool plain_scales, overwrite, per_tensor;
     int threads;

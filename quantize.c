@@ -15,6 +15,7 @@ static const merge_program program = {
         "  --out PATH            a directory, new or empty, or a file FILE.gguf\n"
         "  --dtype NAME          f32, bf16 or f16: with --to nf4 of what stays a float (the model's own)\n"
         "  --imatrix FILE        importance matrix that weighs the error of quantising (llama.cpp's, or ./infer's)\n"
+        "  --check FILE          then compare on a text (or rows in FILE.jsonl): perplexity, KL divergence\n"
         "  --no-double-quant     with --to nf4: plain fp32 scales\n"
         "  --max-shard-size N    bytes of one weights file of a directory at most, 500MB or 2GiB (5GB)\n"
         "  --tokenizer DIR       take the tokenizer's files from there instead of from the model\n"
@@ -22,8 +23,8 @@ static const merge_program program = {
         "  --threads N           0 = one for each core (0)\n"
         "  --backend NAME        auto, ref, avx2, avx512, neon (auto)\n",
     .needs = {"model", "to", "out"},
-    .knows = {"model", "to", "out", "dtype", "imatrix", "no-double-quant", "max-shard-size", "tokenizer", "overwrite",
-              "threads", "backend", "help"},
+    .knows = {"model", "to", "out", "dtype", "imatrix", "check", "no-double-quant", "max-shard-size", "tokenizer",
+              "overwrite", "threads", "backend", "help"},
     .per_tensor = true,
 };
 

@@ -64,6 +64,7 @@ struct tape {
     bool in_segment, replaying; /* replaying: a checkpointed segment is run again, just before its backward pass */
     mat border;                 /* where the running segment's result belongs; data NULL: anywhere */
     node *last;                 /* most recent node */
+    struct proj_watch *watch;   /* NULL, or who sees what projections are given (peft/proj.h) */
 };
 
 /* Begins a step at the arenas' current marks; values are F32 unless the caller sets t.type. */

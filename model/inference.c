@@ -54,6 +54,7 @@ int inference_load(session *s, const quant_cache *quant, const model_source *src
 
 static void score(scorer *r) {
     tape t = session_tape(&r->s, false, false);
+    t.watch = r->watch;
     r->s.k.be->zero(&r->s.k, r->sums, sizeof *r->sums);
     tensor *h = model_forward(&t, &r->s.m, &r->b, NULL);
     model_loss(&t, &r->s.m, h, &r->b, r->rows, r->target, r->row_weight, r->made, r->sums);

@@ -7,7 +7,7 @@
 #include "model/session.h"
 
 typedef struct inference_options {
-    const char *adapter; /* PEFT directory or NULL */
+    const char *adapter; /* PEFT directory, GGUF LoRA file or NULL */
     const char *backend;
     int threads;
     bool fp32;       /* values in fp32 on a device too, where they are bf16 otherwise */
@@ -32,6 +32,7 @@ typedef struct scorer {
     float *row_weight, *logprob; /* [longest] */
     float *made;                 /* [longest] logprob where the kernels write it, and their sums: in the run arena */
     step_sums *sums;
+    proj_watch *watch; /* NULL, or who sees the inputs of projections (scorer_open sets it to NULL) */
 } scorer;
 
 int scorer_open(scorer *r, const model_source *src, const inference_options *o, int longest);

@@ -154,6 +154,7 @@ static void forward(tape *t, const proj *p, int n, tensor *x, const batch *b, te
     int64_t rows = x->val.rows, ranks = 0, at = 0;
     tensor *carrier = NULL; /* any result that needs a gradient carries the node */
     CHECK(n <= PROJ_MAX, "%d projections in a group", n);
+    if (t->watch) t->watch->see(t->watch, t, p, n, x->val);
     for (int i = 0; i < n; i++) {
         ranks += rank_of(&p[i]);
         if (!carrier && y[i]->needs_grad) carrier = y[i];

@@ -32,4 +32,11 @@ void proj_group(tape *t, const proj *p, int n, tensor *x, const batch *b, tensor
  * needs is made, and y has no values. */
 tensor *proj_residual(tape *t, const proj *p, tensor *x, tensor *h, const batch *b);
 
+/* Whoever wants to see the input x [rows, in] of every group p[0, n) of a forward pass, as an importance matrix does,
+ * puts itself into tape.watch. x lies in the tape's arenas: the host reads it through arena_get. */
+typedef struct proj_watch proj_watch;
+struct proj_watch {
+    void (*see)(proj_watch *w, const tape *t, const proj *p, int n, mat x);
+};
+
 #endif

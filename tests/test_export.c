@@ -9,6 +9,7 @@ int unused_main(int argc, char **argv);
 #include "core/json.h"
 #include "core/num.h"
 #include "core/rng.h"
+#include "infer_imatrix.h"
 #include "model/nf4_layout.h"
 #include "model/rows.h"
 #include "model/session.h"
@@ -28,8 +29,10 @@ int unused_main(int argc, char **argv);
 #define GOLDEN "tests/golden/"
 static char dir[64];
 
-static const merge_program merging = {
-    .name = "merge", .usage = "", .needs = {"model", "out"}, .knows = {"model", "adapter", "out", "to", "imatrix"}};
+static const merge_program merging = {.name = "merge",
+                                      .usage = "",
+                                      .needs = {"model", "out"},
+                                      .knows = {"model", "adapter", "out", "to", "imatrix", "check", "overwrite"}};
 
 /* Runs with space-separated arguments; what is printed goes to DIR/log. */
 static int run(const merge_program *p, const char *arguments) {
@@ -313,6 +316,102 @@ static void test_imatrix(void **state) {
     imatrix_free(&m);
 }
 
+/* What ./infer --imatrix collects is what transformers' modules are given; and collecting changes no bit. */
+static void test_collected(void **state) {
+    (void)state;
+    file_map f;
+    assert_int_equal(file_open(&f, GOLDEN "tiny_llama_logits.json"), 0);
+    json_t *ids = json_object_get(json_parse("ids", (const char *)f.data, f.size, 0), "input_ids"), *row;
+    file_close(&f);
+    assert_int_equal(file_open(&f, GOLDEN "imatrix_tiny.json"), 0);
+    json_t *want = json_parse("want", (const char *)f.data, f.size, 0), *sums = json_object_get(want, "sums"), *v;
+    file_close(&f);
+    char *text = xprintf("%s/rows.jsonl", dir), *out = xprintf("%s/collected.gguf", dir);
+    FILE *o = fopen(text, "w");
+    size_t i;
+    json_array_foreach(ids, i, row) {
+        char *s = json_dumps(row, JSON_COMPACT);
+        fprintf(o, "{\"input_ids\": %s}\n", s);
+        free(s);
+    }
+    fclose(o);
+    model_source src;
+    imatrix m;
+    const inference_options how = {.backend = "auto", .threads = 2};
+    if (model_source_open(&src, GOLDEN "tiny_llama") || imatrix_file(&src, &how, text, out) || imatrix_read(&m, out))
+        fail_msg("%s", fail_text());
+    assert_int_equal(m.n, json_object_size(sums));
+    assert_string_equal(m.dataset, "rows.jsonl");
+    for (int e = 0; e < m.n; e++) {
+        row = json_object_get(sums, m.entry[e].name);
+        assert_true(m.entry[e].count == json_number_value(json_object_get(want, "rows")));
+        assert_int_equal(json_array_size(row) * 8, m.entry[e].n);
+        json_array_foreach(row, i, v) {
+            double x = json_number_value(v), y = m.entry[e].sum[8 * i];
+            if (fabs(x - y) > 1e-5 * x) fail_msg("%s channel %zu: %g, transformers %g", m.entry[e].name, 8 * i, y, x);
+        }
+    }
+    imatrix_free(&m);
+    model_source_close(&src);
+    json_decref(want);
+    free(text), free(out);
+}
+
+/* --check: nothing is lost in fp32, something in four bits, and both are said. */
+static void test_check(void **state) {
+    (void)state;
+    static const struct {
+        const char *to;
+        double kl_least, kl_most;
+    } cases[] = {{"f32", 0, 1e-9}, {"q4_0", 1e-5, 1}};
+    char *text = xprintf("%s/check.txt", dir);
+    assert_int_equal(file_save(text, "The cat sat on the mat. It's 12345 o'clock.\n", 44), 0);
+    for (int i = 0; i < 2; i++) {
+        free(made(&merging, "checked.gguf",
+                  "--model " GOLDEN "tiny_llama --adapter " GOLDEN "adapter_peft --to %s --check %s --overwrite",
+                  cases[i].to, text));
+        char *said = printed();
+        const char *at = strstr(said, "KL divergence: "), *ppl = strstr(said, "perplexity: ");
+        assert_true(at && ppl && strstr(said, "unmerged"));
+        double kl = strtod(at + 15, NULL);
+        if (!(kl >= cases[i].kl_least && kl <= cases[i].kl_most)) fail_msg("%s", said);
+        if (!i) assert_non_null(strstr(said, "same first choice at 100.00 %"));
+        free(said);
+    }
+    char *all = xprintf("--model " GOLDEN "tiny_llama --adapter " GOLDEN
+                        "adapter_peft --to f32 --check nowhere --out %s/refused.gguf",
+                        dir);
+    assert_int_equal(run(&merging, all), EXIT_INPUT);
+    free(all), free(text);
+}
+
+/* A base on the very grid of its target swallows a small update, and the tool says so. */
+static void test_swallowed(void **state) {
+    (void)state;
+    char *four = made(&program, "four.gguf", "--model " GOLDEN "tiny_llama --to q4_0 --overwrite"),
+         *ad = xprintf("%s/faint", dir), *config = xprintf("%s/adapter_config.json", ad);
+    model_source src;
+    model m;
+    adapter a;
+    lora_config l = {.r = 1, .alpha = 1};
+    arena run_arena;
+    const model_options o = {.positions = 1};
+    lora_config_add_target(&l, "gate_proj");
+    if (arena_open(&run_arena, "run", 8 << 20) || model_source_open(&src, GOLDEN "tiny_llama") ||
+        model_open(&m, &src, &o, &run_arena) || adapter_attach(&a, &l, m.groups, m.n_groups, 0, false, &run_arena))
+        fail_msg("%s", fail_text());
+    for (int64_t i = 0; i < a.n; i++) a.param[i] = 1e-3f * rng_normal(2, STREAM_TEST, (uint64_t)i);
+    assert_int_equal(adapter_save(&a, ad), 0);
+    char *out = made(&merging, "swallowed.gguf", "--model %s --adapter %s --to q4_0", four, ad), *said = printed();
+    assert_non_null(strstr(said, "note: q4_0 swallows the update: in 2 of 2 modules"));
+    free(said);
+    char *wide = made(&merging, "wide.gguf", "--model %s --adapter %s --to f32 --overwrite", four, ad);
+    said = printed();
+    assert_null(strstr(said, "note: f32"));
+    adapter_close(&a), model_close(&m), model_source_close(&src), arena_close(&run_arena);
+    free(said), free(out), free(wide), free(four), free(ad), free(config);
+}
+
 /* One channel that counts a thousand times as much as the others has less error, and the file says where it came from.
  */
 static void test_weighted(void **state) {
@@ -415,6 +514,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_converter), cmocka_unit_test(test_formats),  cmocka_unit_test(test_mix),
         cmocka_unit_test(test_merged),    cmocka_unit_test(test_nf4),      cmocka_unit_test(test_imatrix),
+        cmocka_unit_test(test_collected), cmocka_unit_test(test_check),    cmocka_unit_test(test_swallowed),
         cmocka_unit_test(test_weighted),  cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
