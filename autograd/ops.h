@@ -15,6 +15,8 @@ tensor *op_add(tape *t, tensor *x, tensor *z);
 tensor *op_gather(tape *t, tensor *x, const int32_t *row, int n);
 /* y = x / rms(x) * g; transient. */
 tensor *op_rmsnorm(tape *t, tensor *x, const float *g, float eps);
+/* y = (x - mean) * rstd * g + b, b may be NULL; transient. */
+tensor *op_layernorm(tape *t, tensor *x, const float *g, const float *b, float eps);
 /* op_rmsnorm of every run of dim columns (a head) by itself, g [dim]. Not transient: y may be rotated in place. */
 tensor *op_head_norm(tape *t, tensor *x, const float *g, int dim, float eps);
 /* Rotates in place: y shares x's memory, x must have no other reader. */

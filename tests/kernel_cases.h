@@ -186,6 +186,16 @@ static void run_norm(lab *l, const int *s) {
     l->c->be->rmsnorm_fwd(l->c, x, NULL, x, g, 1e-6f);
 }
 
+static void run_layernorm(lab *l, const int *s) {
+    mat x = value_in(l, s[0], s[1], s[2]), y = value_out(l, s[0], s[1], gap_of(s[2], 6));
+    mat dy = in(l, s[0], s[1], gap_of(s[2], 1)), dx = in(l, s[0], s[1], s[2]);
+    float *g = vector(l, s[1]), *b = vector(l, s[1]), *stats = take_floats(l, 2 * s[0]);
+    for (int k = 0; k < s[1]; k++) value_set(l, x, s[0] - 1, k, 0.5f); /* eps alone */
+    l->c->be->layernorm_fwd(l->c, y, stats, x, g, b, 1e-5f);
+    l->c->be->layernorm_bwd(l->c, dx, dy, x, stats, g);
+    l->c->be->layernorm_fwd(l->c, x, NULL, x, g, NULL, 1e-6f);
+}
+
 static void run_rope(lab *l, const int *s) { /* rows, heads, gap, dim */
     mat x = value_in(l, s[0], s[1] * s[3], s[2]), y = value_out(l, s[0], s[1] * s[3], gap_of(s[2], 3));
     rope r = {vector(l, 50 * s[3] / 2), vector(l, 50 * s[3] / 2), s[3], 50};
@@ -497,6 +507,11 @@ static const kernel_case cases[] = {
     {"norm 128 whole", run_norm, {37, 128, 8}},
     {"norm 2048 whole", run_norm, {5, 2048, 8}},
     {"norm 3001", run_norm, {2, 3001, 0}},
+    {"layernorm 1", run_layernorm, {3, 1, 0}},
+    {"layernorm 15", run_layernorm, {4, 15, 2}},
+    {"layernorm 1001", run_layernorm, {33, 1001, 7}},
+    {"layernorm 128 whole", run_layernorm, {9, 128, 8}},
+    {"layernorm 2048 whole", run_layernorm, {5, 2048, 8}},
     {"rope 2", run_rope, {5, 3, 1, 2}},
     {"rope 64", run_rope, {50, 9, 0, 64}},
     {"rope 80", run_rope, {31, 7, 5, 80}},

@@ -381,6 +381,17 @@ static void equal_golden(const json_t *root, const char *name, const char *key, 
     test_free(want);
 }
 
+static void torch_agrees_on_layernorm(const json_t *root) {
+    values *x = golden(root, "layernorm", "x"), *g = golden(root, "layernorm", "g"),
+           *b = golden(root, "layernorm", "b");
+    values *dy = golden(root, "layernorm", "dy");
+    float y[60], dx[60] = {0}, stats[6];
+    layernorm_fwd_ref(&ctx, mat_f32(y, 3, 20), stats, mat_f32(x->f, 3, 20), g->f, b->f, 1e-3f);
+    layernorm_bwd_ref(&ctx, mat_f32(dx, 3, 20), mat_f32(dy->f, 3, 20), mat_f32(x->f, 3, 20), stats, g->f);
+    equal_golden(root, "layernorm", "y", y), equal_golden(root, "layernorm", "dx", dx);
+    test_free(x), test_free(g), test_free(b), test_free(dy);
+}
+
 static void torch_agrees_on_rows(const json_t *root) {
     values *x = golden(root, "norm", "x"), *g = golden(root, "norm", "g"), *dy = golden(root, "norm", "dy");
     float y[60], dx[60] = {0}, rstd[3];
@@ -388,6 +399,7 @@ static void torch_agrees_on_rows(const json_t *root) {
     rmsnorm_bwd_ref(&ctx, mat_f32(dx, 3, 20), mat_f32(dy->f, 3, 20), mat_f32(x->f, 3, 20), rstd, g->f);
     equal_golden(root, "norm", "y", y), equal_golden(root, "norm", "dx", dx);
     test_free(x), test_free(g), test_free(dy);
+    torch_agrees_on_layernorm(root);
     const char *const names[] = {[ACT_SILU] = "silu", [ACT_GELU_TANH] = "gelu"};
     for (activation act = ACT_SILU; act <= ACT_GELU_TANH; act++) {
         values *gate = golden(root, names[act], "gate"), *up = golden(root, names[act], "up");

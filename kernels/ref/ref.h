@@ -8,6 +8,9 @@
  *   rope       s = sign * sin; y1 = fmaf(-s, x2, x1 * cos), y2 = fmaf(s, x1, x2 * cos)
  *   rmsnorm    rstd = 1 / sqrtf(dot16(x, x) / n + eps), y = (x * rstd) * g
  *     backward t = dy * g, c = ((rstd * rstd) * rstd) * (dot16(t, x) / n), dx = dx + fmaf(rstd, t, -(c * x))
+ *   layernorm  mean = sum16(x) / n, e = x - mean, rstd = 1 / sqrtf(dot16(e, e) / n + eps), y = fmaf(e * rstd, g, b),
+ *              without b (e * rstd) * g
+ *     backward h = (x - mean) * rstd, t = dy * g, dx = dx + rstd * fmaf(-h, dot16(t, h) / n, t - sum16(t) / n)
  *   glu        s = 1 / (1 + exp(-z)), a = gate * s, y = a * up. SiLU: z = gate. GELU, where (1 + tanh u) / 2 is the
  *              sigmoid of 2u: z = gate * fmaf(GELU_B, gate * gate, GELU_A)
  *     backward dup = dy * a, dgate = (dy * up) * (s * fmaf(w, 1 - s, 1)) with w = gate * dz/dgate, which is gate, or

@@ -1,4 +1,5 @@
-/* Row-wise kernels with a derivative: RMSNorm, rotary embedding, gated linear unit. Formulas and orders: ref.h. */
+/* Row-wise kernels with a derivative: RMSNorm, LayerNorm, rotary embedding, gated linear unit. Formulas and orders:
+ * ref.h. */
 #include "core/error.h"
 #include "kernels/ref/ref.h"
 
@@ -20,6 +21,37 @@ void rmsnorm_bwd_ref(kctx *c, mat dx, mat dy, mat x, const float *rstd, const fl
         for (int64_t k = 0; k < x.cols; k++) l[k % LANES] = fmaf(dyi[k] * g[k], xi[k], l[k % LANES]);
         float coef = ((r * r) * r) * (ref_tree16(l) / (float)x.cols);
         for (int64_t k = 0; k < x.cols; k++) mat_row(dx, i)[k] += fmaf(r, dyi[k] * g[k], -(coef * xi[k]));
+    }
+}
+
+void layernorm_fwd_ref(kctx *c, mat y, float *stats, mat x, const float *g, const float *b, float eps) {
+    (void)c;
+    const float n = (float)x.cols;
+    for (int64_t i = 0; i < x.rows; i++) {
+        const float *xi = mat_row(x, i), mean = ref_sum16(xi, x.cols) / n;
+        float l[LANES] = {0};
+        for (int64_t k = 0; k < x.cols; k++) l[k % LANES] = fmaf(xi[k] - mean, xi[k] - mean, l[k % LANES]);
+        const float r = 1.0f / sqrtf(ref_tree16(l) / n + eps);
+        if (stats) stats[2 * i] = mean, stats[2 * i + 1] = r;
+        for (int64_t k = 0; k < x.cols; k++) {
+            const float h = (xi[k] - mean) * r;
+            mat_row(y, i)[k] = b ? fmaf(h, g[k], b[k]) : h * g[k];
+        }
+    }
+}
+
+void layernorm_bwd_ref(kctx *c, mat dx, mat dy, mat x, const float *stats, const float *g) {
+    (void)c;
+    const float n = (float)x.cols;
+    for (int64_t i = 0; i < x.rows; i++) {
+        const float *xi = mat_row(x, i), *dyi = mat_row(dy, i), mean = stats[2 * i], r = stats[2 * i + 1];
+        float sum[LANES] = {0}, dot[LANES] = {0};
+        for (int64_t k = 0; k < x.cols; k++) {
+            const float t = dyi[k] * g[k];
+            sum[k % LANES] += t, dot[k % LANES] = fmaf(t, (xi[k] - mean) * r, dot[k % LANES]);
+        }
+        const float a = ref_tree16(sum) / n, d = ref_tree16(dot) / n;
+        for (int64_t k = 0; k < x.cols; k++) mat_row(dx, i)[k] += r * fmaf(-((xi[k] - mean) * r), d, dyi[k] * g[k] - a);
     }
 }
 

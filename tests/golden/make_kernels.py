@@ -43,6 +43,11 @@ loss = F.cross_entropy(h @ w.T, target, reduction="none")
 loss.sum().backward()
 keep("head", h=h, w=w, logprob=-loss, dh=h.grad)
 
+x, g, b, dy = make(3, 20), make(20), make(20), make(3, 20)
+y = F.layer_norm(x, (20,), g, b, 1e-3)
+y.backward(dy)
+keep("layernorm", x=x, g=g, b=b, dy=dy, y=y, dx=x.grad)
+
 with open(os.path.join(os.path.dirname(__file__), "kernels.json"), "w") as f:
     json.dump(out, f, separators=(",", ":"))
     f.write("\n")
