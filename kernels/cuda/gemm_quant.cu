@@ -132,7 +132,7 @@ template <int F, bool ACROSS>
 static __device__ __forceinline__ void copy_lines(uint8_t *s, const wview &w, int j0, int k0) {
     typedef shape<F, ACROSS> sh;
     constexpr int l0 = lines_of<F>(sh::S, 0), l1 = lines_of<F>(sh::S, 1);
-#pragma unroll
+#pragma unroll 1 /* as copy_tile */
     for (int e = (int)threadIdx.x; e < sh::ROWS * sh::LINES; e += THREADS) {
         const int r = e / sh::LINES, l = e % sh::LINES, i = l < l0 ? 0 : l < l0 + l1 ? 1 : 2;
         const int64_t row = (ACROSS ? k0 : j0) + r, at = row * w.cols + (ACROSS ? j0 : k0);
@@ -180,7 +180,7 @@ static __device__ __forceinline__ void make_b(bf16 *b, const uint8_t *raw, const
 }
 
 template <int F, int BM, int WM, int WN, bool ACROSS>
-static __global__ void __launch_bounds__(THREADS, 1) tile_quant(product p, wview w) {
+static __global__ void __launch_bounds__(THREADS, 2) tile_quant(product p, wview w) {
     typedef shape<F, ACROSS> sh;
     constexpr int STAGES = stages<F, BM, ACROSS>(), A_BYTES = BM * KSTEP * 2, STAGE = A_BYTES + sh::RAW;
     constexpr int MT = BM / WM / 16, NT = BN / WN / 8;

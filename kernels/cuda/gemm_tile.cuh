@@ -22,7 +22,7 @@ template <int R, bool ACROSS> static __device__ __forceinline__ int place(int r,
 template <int R, bool ACROSS>
 static __device__ __forceinline__ void copy_tile(bf16 *s, const side &x, int r0, int rows, int k0, int k1) {
     const bf16 *data = static_cast<const bf16 *>(x.data);
-#pragma unroll
+#pragma unroll 1 /* two rounds at most; unrolled, their addresses would cost registers that the tiles of 128 lack */
     for (int e = (int)threadIdx.x; e < R * KSTEP / CHUNK; e += THREADS) {
         const int r = ACROSS ? e % (R / CHUNK) * CHUNK : e / (KSTEP / CHUNK);
         const int k = ACROSS ? e / (R / CHUNK) : e % (KSTEP / CHUNK) * CHUNK;
@@ -80,18 +80,17 @@ static __device__ __forceinline__ void multiply_buffers(float (&c)[MT][NT][4], c
                                                         int wj) {
 #pragma unroll
     for (int k = 0; k < KSTEP; k += 16) {
-        unsigned fa[MT][4], fb[NT / 2][4];
+        unsigned fa[MT][4];
 #pragma unroll
         for (int i = 0; i < MT; i++) load_a<BM, AT>(fa[i], a, wi + i * 16, k);
 #pragma unroll
-        for (int j = 0; j < NT / 2; j++) load_b<BN, BT>(fb[j], b, wj + j * 16, k);
+        for (int j = 0; j < NT; j += 2) {
+            unsigned fb[4];
+            load_b<BN, BT>(fb, b, wj + j * 8, k);
+            const unsigned left[2] = {fb[0], fb[1]}, right[2] = {fb[2], fb[3]};
 #pragma unroll
-        for (int i = 0; i < MT; i++)
-#pragma unroll
-            for (int j = 0; j < NT; j++) {
-                const unsigned pair[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
-                mma_bf16(c[i][j], fa[i], pair);
-            }
+            for (int i = 0; i < MT; i++) mma_bf16(c[i][j], fa[i], left), mma_bf16(c[i][j + 1], fa[i], right);
+        }
     }
 }
 

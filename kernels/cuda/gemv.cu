@@ -39,35 +39,36 @@ static __device__ __forceinline__ unsigned nibbles(unsigned w, int at, unsigned 
 
 static __device__ __forceinline__ unsigned load32(const uint8_t *p) { return load16(p) | load16(p + 2) << 16; }
 
-/* What a lane holds of one row and one unit of k. STEPS products of 16 k, each PER_SCALE of them under one scale. */
+/* What a lane holds of one row and one unit of k: STEPS products of 16 k, each PER_SCALE of them under one scale. AHEAD: the
+ * registers suffice to load the next unit early. */
 template <int F> struct unit;
 template <> struct unit<FMT_BF16> {
-    enum { K = 64, STEPS = 4, PER_SCALE = 4, SPREAD = 0, MINIMUM = 0 };
+    enum { K = 64, STEPS = 4, PER_SCALE = 4, SPREAD = 0, MINIMUM = 0, AHEAD = 1 };
     uint4 w[2];
 };
 template <> struct unit<FMT_NF4> {
-    enum { K = 64, STEPS = 4, PER_SCALE = 4, SPREAD = 0, MINIMUM = 0 };
+    enum { K = 64, STEPS = 4, PER_SCALE = 4, SPREAD = 0, MINIMUM = 0, AHEAD = 1 };
     uint2 w;
     float nested;
     int code;
 };
 template <> struct unit<FMT_Q4_0> {
-    enum { K = 64, STEPS = 4, PER_SCALE = 2, SPREAD = 1, MINIMUM = 0 };
+    enum { K = 64, STEPS = 4, PER_SCALE = 2, SPREAD = 1, MINIMUM = 0, AHEAD = 1 };
     unsigned w[2];
     unsigned d[2];
 };
 template <> struct unit<FMT_Q8_0> {
-    enum { K = 64, STEPS = 4, PER_SCALE = 2, SPREAD = 0, MINIMUM = 0 };
+    enum { K = 64, STEPS = 4, PER_SCALE = 2, SPREAD = 0, MINIMUM = 0, AHEAD = 1 };
     unsigned w[4];
     unsigned d[2];
 };
 template <> struct unit<FMT_Q4_K> {
-    enum { K = 64, STEPS = 4, PER_SCALE = 2, SPREAD = 1, MINIMUM = 1 };
+    enum { K = 64, STEPS = 4, PER_SCALE = 2, SPREAD = 1, MINIMUM = 1, AHEAD = 1 };
     uint2 w;
     unsigned d, sub[2]; /* d and dmin; sc | mn << 8 of both sub-blocks */
 };
 template <> struct unit<FMT_Q6_K> {
-    enum { K = 128, STEPS = 8, PER_SCALE = 1, SPREAD = 1, MINIMUM = 0 };
+    enum { K = 128, STEPS = 8, PER_SCALE = 1, SPREAD = 1, MINIMUM = 0, AHEAD = 0 };
     unsigned low[4], high[2]; /* ql at 4t, 16 + 4t, 32 + 4t, 48 + 4t; qh at 4t, 16 + 4t */
     unsigned d, scale[2];     /* eight bytes of scales */
 };
@@ -252,6 +253,14 @@ static __device__ __forceinline__ void finish(const gemv_member &m, int64_t row,
     }
 }
 
+/* unit u of rows g and g + 8, which begin at elements rg and rh */
+template <int F>
+static __device__ __forceinline__ void load_rows(unit<F> &g, unit<F> &h, const wview &w, int64_t rg, int64_t rh, int u,
+                                                 int t) {
+    load_unit(g, w, rg + (int64_t)u * unit<F>::K, t);
+    load_unit(h, w, rh + (int64_t)u * unit<F>::K, t);
+}
+
 template <int F, int NT> static __global__ void __launch_bounds__(THREADS, 2) gemv(gemv_group q) {
     __shared__ __align__(16) unsigned shared[F == FMT_NF4 ? LUT_WORDS + 256 : 4];
     __shared__ float sums[WARPS][GROUP][NT * 8 + 1];
@@ -270,18 +279,13 @@ template <int F, int NT> static __global__ void __launch_bounds__(THREADS, 2) ge
     const int units = (int)(w.cols / unit<F>::K);
     float c[NT][4] = {};
     unit<F> g = {}, h = {};
-    if (warp < units) {
-        load_unit(g, w, rg + warp * unit<F>::K, t);
-        load_unit(h, w, rh + warp * unit<F>::K, t);
-    }
+    if (unit<F>::AHEAD && warp < units) load_rows(g, h, w, rg, rh, warp, t);
     for (int u = warp; u < units; u += WARPS) {
         unit<F> ng = g, nh = h; /* the next unit is on its way while this one is multiplied */
-        if (u + WARPS < units) {
-            load_unit(ng, w, rg + (int64_t)(u + WARPS) * unit<F>::K, t);
-            load_unit(nh, w, rh + (int64_t)(u + WARPS) * unit<F>::K, t);
-        }
+        if (!unit<F>::AHEAD) load_rows(g, h, w, rg, rh, u, t);
+        if (unit<F>::AHEAD && u + WARPS < units) load_rows(ng, nh, w, rg, rh, u + WARPS, t);
         multiply_unit<F, NT>(c, g, h, x + (int64_t)u * unit<F>::K, q.x.ld, (int)q.x.rows, b, w);
-        g = ng, h = nh;
+        if (unit<F>::AHEAD) g = ng, h = nh;
     }
 #pragma unroll
     for (int n = 0; n < NT; n++)
