@@ -116,4 +116,8 @@ test-cuda:
 	@scripts/test-cuda.sh $(BUILD) $(SECTIONS)
 endif
 
-.PHONY: test-cuda nvcc-check cuda emu
+# registers, shared memory and spills of every kernel for all architectures; test-cuda looks at two
+cuda-table:
+	@JOBS=$(JOBS) CUDA_HOME=$(CUDA_HOME) BUILD=$(BUILD) scripts/cuda_table.sh
+
+.PHONY: cuda-table test-cuda nvcc-check cuda emu

@@ -2,11 +2,11 @@
 # The CUDA sources executed on the CPU and compared with the reference, in every order and under every checker; closes with
 # "N passed, N failed". Called by `make test-cuda`, which has built everything but the mutants.
 #
-#   scripts/test-cuda.sh BUILD_DIR [SECTION...]      SECTION: orders runs sanitizers races mutants (default: all)
+#   scripts/test-cuda.sh BUILD_DIR [SECTION...]      SECTION: orders ways runs sanitizers races table mutants (default: all)
 set -u
 build=${1:?usage: test-cuda.sh BUILD_DIR [SECTION...]}
 shift
-[ $# -gt 0 ] || set -- orders runs sanitizers races mutants
+[ $# -gt 0 ] || set -- orders ways runs sanitizers races table mutants
 emu=$build/emu logs=$build/emu/log
 mkdir -p "$logs"
 passed=0 failed=0
@@ -44,6 +44,26 @@ orders() {
 }
 
 # whole runs: training, scores, text
+ways() { # every way a product can go, whatever the model of choice.cu would take; then panels that need many pieces
+    for way in few stored panel library; do
+        run "products by $way" env PEFT_CUDA_PRODUCTS=$way $parity weight proj head
+        run "products by $way, little scratch, reverse" env PEFT_CUDA_PRODUCTS=$way EMU_ORDER=reverse $parity --scratch 1500000 \
+            weight proj head
+    done
+}
+
+table() { # registers and spills of two architectures, and whether docs/cuda_kernels.tsv is of these sources
+    local log=$logs/table.log
+    if scripts/cuda_table.sh --check 80 90 >"$log" 2>&1; then
+        passed=$((passed + 1))
+        say ok "table of kernels" "$(tail -n 1 "$log")"
+    else
+        failed=$((failed + 1))
+        say FAIL "table of kernels" "$log"
+        cat "$log"
+    fi
+}
+
 runs() {
     run "training, scores and text" "$build/tests/cuda_train" emu
 }

@@ -1,6 +1,7 @@
 /* Every kernel of a device, in fp32 and in bf16, against the reference on the same inputs (kernel_cases.h).
  *
- *   cuda_parity KERNELS.so [--small] [NAME...]     NAME: only cases whose name begins so; --small: none named large
+ *   cuda_parity KERNELS.so [--small] [--scratch BYTES] [NAME...]
+ *       NAME: only cases whose name begins so; --small: none named large; --scratch: kctx.scratch_bytes is that
  *
  * An element is right when |got - want| <= tolerance * (|want| + mean |want| of its array): a sum's rounding errors are
  * relative to its terms, not to a result that cancels. Infinities must be equal, a NaN where the reference has none is
@@ -40,7 +41,9 @@ static const tolerance tolerances[] = {
     {run_embed, 0, 0.004, "dequantised as the reference; bf16: one rounding"},
     {run_proj, 0, 0.02,
      "one chain as the reference; bf16: weights, adapters and dy rounded for the tensor cores, y once"},
-    {run_head, 1e-7, 0.02, "the reference's operations but for log; bf16: weights and probabilities rounded"},
+    {run_head, 1e-7, 0.06,
+     "the reference's operations but for log; bf16: weights rounded, so logits of deviation 8 are off by up to 0.03, "
+     "which exp makes a relative error of the probabilities"},
     {run_loss_sum, 1e-12, 1e-12, "another order of a sum in double"},
     {run_sumsq, 1e-12, 1e-12, "another order of a sum in double"},
     {run_step_end, 1e-12, 1e-12, "the same operations in double"},
@@ -216,7 +219,7 @@ static void both(const kernel_case *k, bool bf16, kctx *ref, kctx *dev, char *wa
 }
 
 int main(int argc, char **argv) {
-    if (argc < 2) return printf("usage: cuda_parity KERNELS.so [--small] [NAME...]\n"), 2;
+    if (argc < 2) return printf("usage: cuda_parity KERNELS.so [--small] [--scratch BYTES] [NAME...]\n"), 2;
     void *so = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
     const cuda_rows *rows = so ? (const cuda_rows *)dlsym(so, "cuda_rows_here") : NULL;
     if (!rows) return printf("%s\n", dlerror()), 2;
@@ -227,11 +230,17 @@ int main(int argc, char **argv) {
     if (rows->open(&dev)) return fail_report("cuda_parity");
     char *want = aligned_alloc(64, POOL), *got = memory_shared(dev.mem, POOL);
     counts n = {0};
-    const bool small = argc > 2 && !strcmp(argv[2], "--small");
+    char **only = argv + 2;
+    const bool small = *only && !strcmp(*only, "--small");
+    if (small) only++;
+    if (only[0] && only[1] && !strcmp(only[0], "--scratch")) {
+        const size_t wanted_bytes = strtoul(only[1], NULL, 10);
+        dev.scratch_bytes = wanted_bytes < dev.scratch_bytes ? wanted_bytes : dev.scratch_bytes;
+        only += 2;
+    }
     for (int i = 0; i < CASES; i++)
         for (int bf16 = 0; bf16 < 2; bf16++)
-            if (wanted(cases[i].name, small, argv + 2 + small))
-                both(&cases[i], bf16, &ref, &dev, want, got, rows->settle, &n);
+            if (wanted(cases[i].name, small, only)) both(&cases[i], bf16, &ref, &dev, want, got, rows->settle, &n);
     free(ref.scratch), free(want);
     if (n.skipped) printf("%d cases wait for their kernels\n", n.skipped);
     printf("%d passed, %d failed\n", n.passed, n.failed);
