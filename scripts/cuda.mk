@@ -102,7 +102,7 @@ $(MUTANT)/kernels.so: $(MUTANT_SRC:%.cu=$(MUTANT)/%.o) $(filter-out $(MUTANT_SRC
 PARITY := $(BUILD)/tests/cuda_parity $(BUILD)/tests/cuda_parity_asan $(BUILD)/tests/cuda_parity_tsan
 $(PARITY): $(BUILD)/tests/cuda_parity.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $(PARITY_SAN) $< -Wl,--whole-archive $(BUILD)/libpeft.a -Wl,--no-whole-archive -fopenmp -rdynamic $(LDLIBS) -lcmocka -o $@
-$(BUILD)/tests/cuda_attention: $(BUILD)/tests/cuda_attention.o $(BUILD)/libpeft.a
+$(BUILD)/tests/cuda_attention $(BUILD)/tests/cuda_products: $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $< -Wl,--whole-archive $(BUILD)/libpeft.a -Wl,--no-whole-archive -fopenmp -rdynamic $(LDLIBS) -o $@
 
 ifeq ($(CUDA_HERE),)
@@ -111,7 +111,7 @@ test-cuda:
 else
 test-cuda:
 	@scripts/install-deps.sh --quiet cuda
-	@$(SUBMAKE) $(PARITY) $(BUILD)/tests/cuda_attention $(BUILD)/tests/cuda_train $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so \
+	@$(SUBMAKE) $(PARITY) $(BUILD)/tests/cuda_attention $(BUILD)/tests/cuda_products $(BUILD)/tests/cuda_train $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so \
 	    $(BUILD)/peft_emu.so nvcc-check
 	@scripts/test-cuda.sh $(BUILD) $(SECTIONS)
 endif

@@ -39,15 +39,15 @@ compile() {
     name=$out/$(basename "$f" .cu).$arch.$hash
     [ -s "$name.txt" ] && return 0
     local flags="-std=c++17 -O3 -I. --expt-relaxed-constexpr -diag-suppress 177 -DDEVICE_NAME=\"cuda\" -arch=sm_$arch"
-    nice "$nvcc" $flags --keep --keep-dir "$out" -Xptxas -v -cubin "$f" -o "$name.cubin" >"$name.log" 2>&1 || {
+    mkdir -p "$name.kept"
+    nice "$nvcc" $flags --keep --keep-dir "$name.kept" -Xptxas -v -cubin "$f" -o "$name.kept/cubin" >"$name.log" 2>&1 || {
         echo "cuda_table: $f does not compile for sm_$arch:" >&2
         grep -E 'error' "$name.log" | head -5 >&2
         return 1
     }
-    local ptx=$out/$(basename "$f" .cu).ptx
-    { grep -E '^\.(visible |weak )?\.?entry|\.entry|\.maxntid' "$ptx" | sed 's/^/ptx /'; cat "$name.log"; } >"$name.tmp"
+    { grep -hE '\.entry|\.maxntid' "$name.kept"/*.ptx | sed 's/^/ptx /'; cat "$name.log"; } >"$name.tmp"
     mv "$name.tmp" "$name.txt"
-    rm -f "$name.cubin" "$name.log" "$out/$(basename "$f" .cu)".{ptx,cudafe*,cpp*,ii,module_id,reg.c,cubin} 2>/dev/null
+    rm -rf "$name.kept" "$name.log"
 }
 
 # kernel names without argument lists; a format by its name instead of its number

@@ -45,6 +45,7 @@ orders() {
 
 # whole runs: training, scores, text
 ways() { # every way a product can go, whatever the model of choice.cu would take; then panels that need many pieces
+    run "products, bit for bit" "$build/tests/cuda_products" "$emu/kernels.so"
     for way in few stored panel library; do
         run "products by $way" env PEFT_CUDA_PRODUCTS=$way $parity weight proj head
         run "products by $way, little scratch, reverse" env PEFT_CUDA_PRODUCTS=$way EMU_ORDER=reverse $parity --scratch 1500000 \

@@ -2,10 +2,10 @@
  * multiply and decode, plus what it does before that:
  *
  *     FEW       bytes of W / memory, for every 16 outputs the rows of x from the cache
- *     STORED    max(bytes of W / memory, multiply-adds of whole tiles / (own * tensor), decoding W once per 128 rows),
- * the last two stretched where the tiles are too few for the processors PANEL     (bytes of W + 2 bytes an element
- * written and read) / memory + multiply-adds of whole tiles / (own * tensor) LIBRARY   the same with the library's
- * share of the peak, and two more launches
+ *     STORED    max(bytes of W / memory, multiply-adds of whole tiles / (own * tensor), decoding W once per row of
+ * tiles), the last two stretched where the tiles are too few for the processors PANEL     (bytes of W + 2 bytes an
+ * element written and read) / memory + multiply-adds of whole tiles / (own * tensor) LIBRARY   the same with the
+ * library's share of the peak, and two more launches
  *
  * The table has each architecture's usual board: nominal figures of NVIDIA's data sheets (dense bf16 with fp32 sums),
  * and shares of the peak that mma.sync kernels and cuBLAS are known to reach. Hopper and Blackwell reach their peak by
@@ -57,7 +57,7 @@ double way_seconds(way v, int capability, const way_question *q) {
     const board *b = board_of(capability);
     const double rows = (double)q->rows, n = (double)(q->back ? q->w->cols : q->w->rows);
     const double k = (double)(q->back ? q->w->rows : q->w->cols), bytes = (double)weight_bytes(q->w), all = n * k;
-    const double read = bytes / (READ * b->memory), bm = q->rows <= 64 ? 64 : 128;
+    const double read = bytes / (READ * b->memory), bm = q->rows <= QUANT_SOME ? 64 : 128;
     if (v == WAY_FEW) return LAUNCH_SECONDS + larger(read, n / 16 * rows * k * 2 / b->cache);
     if (v == WAY_STORED) {
         const double cuts = (double)quant_pieces(q->w, q->rows, q->back), tiles = ceil(rows / bm);
@@ -98,4 +98,26 @@ int way_named(const char *name) {
     for (int v = 0; name && v < WAYS; v++)
         if (strcmp(name, names[v]) == 0) return v;
     return -1;
+}
+
+enum { LIBRARY_SIDE = 128, LIBRARY_ROWS = 256 }; /* below, own tiles are as good and a row's result is its own */
+
+static mat mat_of_side(side s, int64_t rows, int64_t k) {
+    mat m = mat_of(const_cast<void *>(s.data), BF16, s.across ? k : rows, s.across ? rows : k);
+    m.ld = s.ld;
+    return m;
+}
+
+void multiply_large(kctx *c, const product *p, dtype t) {
+    const int way = device_of(c)->way;
+    const bool large = p->m >= LIBRARY_ROWS && p->n >= LIBRARY_SIDE && p->k[0] >= LIBRARY_SIDE;
+    const bool allowed = t == BF16 && !p->k[1] && !p->bias && p->splits <= 1;
+    if (!allowed || way == WAY_PANEL || (way != WAY_LIBRARY && !large)) {
+        multiply(c, p, t);
+        return;
+    }
+    mat y = mat_of(p->c, p->type, p->m, p->n);
+    y.ld = p->cs;
+    blas_product(c, y, mat_of_side(p->a[0], p->m, p->k[0]), p->a[0].across, mat_of_side(p->b[0], p->n, p->k[0]),
+                 p->b[0].across, p->add);
 }

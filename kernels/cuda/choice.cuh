@@ -32,4 +32,8 @@ double way_seconds(way v, int capability, const way_question *q);
  * gpu-check compare the ways so). */
 way way_of(const kctx *c, const way_question *q);
 
+/* multiply(p), or cuBLAS where that is expected to be faster and p allows it (bf16, one piece, no bias): for the head
+ * and for gradients of large matrices, whose rows are many. */
+void multiply_large(kctx *c, const product *p, dtype t);
+
 #endif

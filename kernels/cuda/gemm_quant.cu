@@ -245,7 +245,7 @@ template <int F, int BM, int WM, int WN> static void launch_rows(kctx *c, const 
 }
 
 template <int F> static void launch(kctx *c, const product *p, const wview *w) {
-    if (p->m <= 64)
+    if (p->m <= QUANT_SOME)
         launch_rows<F, 64, 2, 4>(c, p, w);
     else
         launch_rows<F, 128, 2, 4>(c, p, w);
@@ -269,7 +269,8 @@ bool quant_serves(const weight *w) { return kernel_of(w) >= 0; }
 
 int quant_pieces(const weight *w, int64_t rows, bool back) {
     const int64_t tiles = ceil_div(back ? w->cols : w->rows, BN), k = back ? w->rows : w->cols;
-    return rows > 64 ? 1 : (int)smaller(smaller(ceil_div(256, tiles), 16), k < 512 ? 1 : k / 256);
+    const int64_t wanted = smaller(ceil_div(rows <= QUANT_FEW ? 256 : 64, tiles), 16), most = k < 512 ? 1 : k / 256;
+    return rows > QUANT_SOME ? 1 : (int)smaller(wanted, most);
 }
 
 void product_quant(kctx *c, const product *p, const weight *w) {

@@ -6,7 +6,9 @@
 
 /* whether the kernel has w's format and shape */
 bool quant_serves(const weight *w);
-/* how many pieces k is cut into where the tiles would be few: by the shape of W alone, for up to 64 rows; else 1 */
+/* How many pieces k is cut into where the tiles would be few: by the shape of W and the class of the rows, up to
+ * QUANT_FEW, up to QUANT_SOME, or more. */
+enum { QUANT_FEW = 64, QUANT_SOME = 256 };
 int quant_pieces(const weight *w, int64_t rows, bool back);
 /* multiply(p) with b[0] = W, all of it, across or not as p says; b[1] (where k[1] is not 0) is F32, and lies as b[0]
  * does. The bits are product_bf16's on the dequantised weight. */

@@ -4,8 +4,9 @@
  * In fp32 chunks are HEAD_CHUNK words and every operation is ref's, in ref's order. Else (h in bf16, or kctx.products
  * BF16) they are HEAD_WORDS words and h, W and p are rounded to bf16 for the two products; maximum, exp and sums are
  * fp32, the sum takes p unrounded, and dh subtracts the rounded row of the target. Either way a row's result follows
- * from that row alone: chunks are cut by the vocabulary and the scratch, blocks of rows leave no trace. */
-#include "kernels/cuda/gemm.cuh"
+ * from that row alone: chunks are cut by the vocabulary and the scratch, blocks of rows leave no trace; but for bf16
+ * blocks of 256 rows and more, whose products cuBLAS makes. */
+#include "kernels/cuda/choice.cuh"
 #include "kernels/cuda/math.cuh"
 
 enum { HEAD_WORDS = 8 * HEAD_CHUNK, WARPS = BLOCK / WARP };
@@ -101,7 +102,7 @@ static void times_words(kctx *c, const head *b, side p, side w, int64_t rows, in
     product q = {};
     q.m = rows, q.n = b->w->cols, q.k[0] = words, q.a[0] = p, q.b[0] = w, q.b[0].across = true;
     q.c = part, q.type = F32, q.cs = b->w->cols;
-    multiply(c, &q, b->t);
+    multiply_large(c, &q, b->t);
 }
 
 /* one block of rows (of h and dh too) and one chunk of words */
@@ -111,7 +112,7 @@ static void head_block(kctx *c, const head *b, room r, head_rows s, side w, int6
     q.m = s.rows, q.n = words, q.k[0] = b->w->cols;
     q.a[0] = mat_side(c, &r, b->h, b->t), q.b[0] = w;
     q.c = logits, q.type = F32, q.cs = b->words;
-    multiply(c, &q, b->t);
+    multiply_large(c, &q, b->t);
     const unsigned grid = (unsigned)ceil_div(s.rows, WARPS);
     side p = {logits, b->words, false};
     if (b->t == F32)

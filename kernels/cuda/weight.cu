@@ -21,6 +21,7 @@ typedef struct linear {
     const weight *w;
     const float *bias;
     mat a2, w2; /* data NULL: none; w2 F32 without gaps */
+    int pieces; /* of k, in the way that it goes; of the whole call's rows, which may come in parts */
 } linear;
 
 static int64_t outputs(const linear *l) { return l->back ? l->w->cols : l->w->rows; }
@@ -65,7 +66,7 @@ static void panel_rows(kctx *c, const linear *l, room r, side a, side a2, int64_
         p.k[1] = l->a2.cols, p.a[1] = a2;
         p.b[1] = weight_side(c, &r, &w2, l->back ? 0 : row, l->back ? w2.rows : rows, t), p.b[1].across = l->back;
     }
-    take_pieces(&p, &r, panel_pieces(l, t));
+    take_pieces(&p, &r, l->pieces);
     multiply(c, &p, t);
 }
 
@@ -86,7 +87,7 @@ static void by_stored(kctx *c, const linear *l, dtype t) {
         p.k[1] = l->a2.cols, p.a[1] = mat_side(c, &r, l->a2, t);
         p.b[1] = side{l->w2.data, l->w2.ld, l->back};
     }
-    take_pieces(&p, &r, quant_pieces(l->w, l->a.rows, l->back));
+    take_pieces(&p, &r, l->pieces);
     product_quant(c, &p, l->w);
 }
 
@@ -192,10 +193,7 @@ static int64_t rows_at_a_time(const kctx *c, const linear *l, way v, dtype t) {
     const size_t share = c->scratch_bytes / 4;
     int64_t most = mat_rows_fit(l->a, t, share);
     if (v == WAY_LIBRARY && joined(l)) most = smaller(l->a.rows, (int64_t)share / (joint_width(l) * 2));
-    const int64_t splits = v == WAY_STORED  ? quant_pieces(l->w, l->a.rows, l->back)
-                           : v == WAY_PANEL ? panel_pieces(l, t)
-                                            : 1;
-    if (splits > 1) most = smaller(most, (int64_t)share / (splits * outputs(l) * 4));
+    if (l->pieces > 1) most = smaller(most, (int64_t)share / (l->pieces * outputs(l) * 4));
     CHECK(most > 0, "%zu bytes of scratch for a product with %ldx%ld", c->scratch_bytes, (long)l->w->rows,
           (long)l->w->cols);
     return most;
@@ -211,10 +209,11 @@ static void run(kctx *c, const linear *l) {
     check_shapes(l);
     const dtype t = product_type(c, l->a, l->c);
     const way v = way_for(c, l, t);
-    const int64_t most = rows_at_a_time(c, l, v, t);
+    linear part = *l;
+    part.pieces = v == WAY_STORED ? quant_pieces(l->w, l->a.rows, l->back) : v == WAY_PANEL ? panel_pieces(l, t) : 1;
+    const int64_t most = rows_at_a_time(c, &part, v, t);
     for (int64_t i = 0; i < l->a.rows; i += most) {
         const int64_t n = smaller(most, l->a.rows - i);
-        linear part = *l;
         part.a = mat_rows(l->a, i, n), part.c = mat_rows(l->c, i, n);
         if (l->a2.data) part.a2 = mat_rows(l->a2, i, n);
         ways[v](c, &part, t);
@@ -250,7 +249,7 @@ static void grad_rows(kctx *c, mat dw, mat dy, mat x, dtype t) {
         p.splits = (int)smaller(smaller(wanted, fit), 32);
     }
     if (p.splits > 1) p.part = static_cast<float *>(room_take(&r, (size_t)(p.splits * p.m * p.n) * sizeof(float)));
-    multiply(c, &p, t);
+    multiply_large(c, &p, t);
 }
 
 extern "C" void weight_grad_cuda(kctx *c, mat dw, mat dy, mat x) {
@@ -270,7 +269,7 @@ extern "C" void weight_grad_cuda(kctx *c, mat dw, mat dy, mat x) {
 extern "C" void proj_fwd_cuda(kctx *c, const proj_fwd_args *p) {
     linear l[PROJ_MAX];
     for (int i = 0; i < p->n; i++) {
-        l[i] = linear{false, false, p->y[i], p->x, p->w[i], p->bias[i], p->h[i], p->up[i]};
+        l[i] = linear{false, false, p->y[i], p->x, p->w[i], p->bias[i], p->h[i], p->up[i], 1};
         check_shapes(&l[i]);
     }
     for (int i = 0, n; i < p->n; i += n) { /* neighbours of one format that go the way of few rows go it together */
