@@ -55,7 +55,7 @@ static const struct {
 /* The clock starts when every thread is awake: a fork may take as long as a short measurement. */
 double fma_peak(const char *isa, int threads, double seconds) {
     size_t i = 0;
-    while (i + 1 < sizeof peaks / sizeof *peaks && strcmp(peaks[i].isa, isa) != 0) i++;
+    while (i + 1 < sizeof peaks / sizeof *peaks && strncmp(peaks[i].isa, isa, strlen(peaks[i].isa)) != 0) i++;
     double began = 0, took = 0;
     long rounds = 0;
     bool more = true;
@@ -77,6 +77,64 @@ double fma_peak(const char *isa, int threads, double seconds) {
         }
     }
     return 2.0 * CHAINS * PEAK_STEPS * peaks[i].lanes * threads * (double)rounds / took;
+}
+
+/* ---- reading memory ---- */
+
+enum { READ_BYTES = 256 << 20, READ_STEP = 512, READ_PIECE = 1 << 20 };
+#if defined(__x86_64__)
+#define READ_256(i) "vmovups " #i "*32(%0), %%ymm" #i "\n\t"
+#define FETCH_64(i) "prefetcht0 " #i "*64+2048(%0)\n\t"
+#define EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+/* half a step of 32-byte loads at a time, which every machine here has */
+static void read_piece(const char *p, const char *end) {
+    __asm__ volatile("1:\n\t" EIGHT(FETCH_64) EIGHT(READ_256) "add $256, %0\n\t" EIGHT(
+                         READ_256) "add $256, %0\n\tcmp %1, %0\n\tjb 1b\n\tvzeroupper"
+                     : "+r"(p)
+                     : "r"(end)
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "memory", "cc");
+}
+#else
+static void read_piece(const char *p, const char *end) {
+    for (; p < end; p += 64) {
+        __builtin_prefetch(p + 2048);
+        __asm__ volatile("ldp q0, q1, [%0]\n\tldp q2, q3, [%0, #32]" : : "r"(p) : "v0", "v1", "v2", "v3", "memory");
+    }
+}
+#endif
+
+double read_bandwidth(int threads, double seconds) {
+    static char *bytes; /* made once: its pages are first touched by the threads that read them */
+    const int64_t mine = READ_BYTES / threads / READ_STEP * READ_STEP;
+    double took = 0, began = 0;
+    int64_t at = 0, total = 0;
+    bool more = true;
+    if (!bytes) {
+        bytes = aligned_alloc(2 << 20, READ_BYTES);
+        CHECK(bytes, "%d bytes", READ_BYTES);
+#pragma omp parallel num_threads(threads)
+        memset(bytes + omp_get_thread_num() * mine, 1, (size_t)mine);
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        const char *p = bytes + omp_get_thread_num() * mine;
+#pragma omp barrier
+#pragma omp master
+        began = bench_now(threads);
+        while (more) {
+            read_piece(p + at, p + at + READ_PIECE);
+#pragma omp barrier
+#pragma omp master
+            {
+                at += READ_PIECE, total += READ_PIECE;
+                if (at + READ_PIECE > mine) at = 0;
+                took = bench_now(threads) - began;
+                more = took < seconds;
+            }
+#pragma omp barrier
+        }
+    }
+    return (double)total * threads / took;
 }
 
 /* ---- medians ---- */

@@ -30,6 +30,9 @@ double bench_now(int threads);
  * of that instruction set (a backend's name), over about `seconds`. */
 double fma_peak(const char *isa, int threads, double seconds);
 
+/* Bytes per second that `threads` threads read together, one stream each, from 256 MB. */
+double read_bandwidth(int threads, double seconds);
+
 /* A quantity measured `n` times. */
 typedef struct samples {
     double x[SAMPLES_MAX];

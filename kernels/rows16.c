@@ -8,18 +8,14 @@
 
 enum { LANES = ROWS16_LANES, BLOCK = ROWS16_BLOCK, VECTOR = 64 };
 
-/* where a unit of a row goes: planes at the unit's first block */
+/* where a block of the format of a row goes */
 typedef struct {
     uint8_t *codes, *bits, *scales;
     int lane;
 } place;
 
-typedef void take_fn(const place *p, const weight *w, int64_t row, int64_t unit);
-
-typedef struct {
-    int unit, code_bytes, bit_bytes, scale_bytes; /* columns of a unit; bytes of 32 columns, of 32 columns, of a unit */
-    take_fn *take;
-} layout;
+/* block: of `step` columns, which is what the format has scales for */
+typedef void take_fn(const place *p, const weight *w, int64_t row, int64_t block);
 
 /* `n` words of a row, one to a vector */
 static void put_words(uint8_t *dst, int lane, const uint8_t *src, int n) {
@@ -170,41 +166,51 @@ static void take_q6_k(const place *p, const weight *w, int64_t row, int64_t unit
     }
 }
 
+static const struct {
+    int step;   /* columns of a block */
+    int scales; /* bytes of its scales */
+    int kind;   /* FMT_* of rows16.def */
+    take_fn *take;
+} takers[FORMATS] = {
+    [FMT_Q4_0] = {32, 32, FMT_Q4_0, take_q4_0},   [FMT_IQ4_NL] = {32, 32, FMT_IQ4_NL, take_q4_0},
+    [FMT_Q4_1] = {32, 64, FMT_Q4_1, take_q4_1},   [FMT_Q5_0] = {32, 32, FMT_Q5_0, take_q5_0},
+    [FMT_Q5_1] = {32, 64, FMT_Q5_1, take_q5_1},   [FMT_Q8_0] = {32, 32, FMT_Q8_0, take_q8_0},
+    [FMT_NF4] = {64, 64, FMT_NF4, take_nf4},      [FMT_Q4_K] = {256, 320, FMT_Q4_K, take_q4_k},
+    [FMT_Q5_K] = {256, 320, FMT_Q5_K, take_q5_k}, [FMT_Q6_K] = {256, 288, FMT_Q6_K, take_q6_k},
+    [FMT_F32] = {32, 32, FMT_Q8_0, take_dense},   [FMT_F16] = {32, 32, FMT_Q8_0, take_dense},
+    [FMT_BF16] = {32, 32, FMT_Q8_0, take_dense},
+};
+
+typedef struct {
+    int unit, bit_bytes, code_bytes, bits, codes, bytes;
+} layout;
 static const layout layouts[FORMATS] = {
-    [FMT_Q4_0] = {32, 256, 0, 32, take_q4_0},    [FMT_IQ4_NL] = {32, 256, 0, 32, take_q4_0},
-    [FMT_Q4_1] = {32, 256, 0, 64, take_q4_1},    [FMT_Q5_0] = {32, 256, 64, 32, take_q5_0},
-    [FMT_Q5_1] = {32, 256, 64, 64, take_q5_1},   [FMT_Q8_0] = {32, 512, 0, 32, take_q8_0},
-    [FMT_NF4] = {64, 256, 0, 64, take_nf4},      [FMT_Q4_K] = {256, 256, 0, 320, take_q4_k},
-    [FMT_Q5_K] = {256, 256, 64, 320, take_q5_k}, [FMT_Q6_K] = {256, 256, 128, 288, take_q6_k},
-    [FMT_F32] = {32, 512, 0, 32, take_dense},    [FMT_F16] = {32, 512, 0, 32, take_dense},
-    [FMT_BF16] = {32, 512, 0, 32, take_dense},
+#define R(id, unit, scales, bits, codes)                                                                               \
+    [FMT_##id] = {unit, bits, codes, ROWS16_##id##_BITS, ROWS16_##id##_CODES, ROWS16_##id##_BYTES},
+#include "kernels/rows16.def"
+#undef R
 };
 
 static bool dense(const weight *w) { return w->fmt->block == 1; }
 
-static const layout *layout_of(const weight *w, bool lossy) {
-    if (w->fmt->id >= FORMATS || w->count != 1) return NULL;
-    const layout *l = &layouts[w->fmt->id];
-    if (!l->take || w->cols % l->unit || (dense(w) && !lossy)) return NULL;
-    if (w->fmt->id == FMT_NF4 && ((const nf4_meta *)w->meta)->blocksize != 64) return NULL;
-    return l;
+static bool packable(const weight *w, bool lossy) {
+    if (w->fmt->id >= FORMATS || w->count != 1 || !takers[w->fmt->id].take) return false;
+    if (w->cols % takers[w->fmt->id].step || (dense(w) && !lossy)) return false;
+    return w->fmt->id != FMT_NF4 || ((const nf4_meta *)w->meta)->blocksize == 64;
 }
 
-static int64_t round_up(int64_t n) { return (n + VECTOR - 1) / VECTOR * VECTOR; }
-
-static void measure(rows16 *r, const weight *w, const layout *l) {
+static void measure(rows16 *r, const weight *w) {
+    const layout *l = &layouts[takers[w->fmt->id].kind];
+    r->kind = takers[w->fmt->id].kind;
     r->blocks = w->cols / BLOCK;
-    r->bits = r->blocks * l->code_bytes;
-    r->scales = r->bits + r->blocks * l->bit_bytes;
-    r->sliver = round_up(r->scales + w->cols / l->unit * l->scale_bytes);
+    r->sliver = (w->cols + l->unit - 1) / l->unit * l->bytes;
     r->slivers = (w->rows + LANES - 1) / LANES;
 }
 
 int64_t rows16_bytes(const weight *w, bool lossy) {
     rows16 r = {0};
-    const layout *l = layout_of(w, lossy);
-    if (!l) return 0;
-    measure(&r, w, l);
+    if (!packable(w, lossy)) return 0;
+    measure(&r, w);
     return r.sliver * r.slivers;
 }
 
@@ -225,33 +231,34 @@ static void rows16_dequant(const weight *w, int64_t at, int64_t n, float *out) {
     }
 }
 
-static void pack_sliver(const rows16 *r, const layout *l, int64_t i, uint8_t *dst) {
+static void pack_sliver(const rows16 *r, int64_t i, uint8_t *dst) {
     const weight *w = &r->origin;
+    const layout *l = &layouts[r->kind];
+    const int64_t step = takers[w->fmt->id].step, scales = takers[w->fmt->id].scales;
     memset(dst, 0, (size_t)r->sliver);
     for (int64_t lane = 0; lane < LANES && i * LANES + lane < w->rows; lane++) {
         const int64_t row = origin_row(r, i * LANES + lane);
-        for (int64_t u = 0; u < w->cols / l->unit; u++) {
-            const int64_t b = u * (l->unit / BLOCK);
-            const place p = {dst + b * l->code_bytes, dst + r->bits + b * l->bit_bytes,
-                             dst + r->scales + u * l->scale_bytes, (int)lane};
-            l->take(&p, w, row, u);
+        for (int64_t k = 0; k < w->cols; k += step) {
+            uint8_t *unit = dst + k / l->unit * l->bytes;
+            const int64_t at = k % l->unit / BLOCK, block = k / step;
+            const place p = {unit + l->codes + at * l->code_bytes, unit + l->bits + at * l->bit_bytes,
+                             unit + at * BLOCK / step * scales, (int)lane};
+            takers[w->fmt->id].take(&p, w, row, block);
         }
     }
 }
 
 weight rows16_pack(const weight *w, int heads, bool lossy, arena *run) {
-    const layout *l = layout_of(w, lossy);
-    CHECK(l, "%s %ldx%ld cannot be packed", w->fmt->name, (long)w->rows, (long)w->cols);
+    CHECK(packable(w, lossy), "%s %ldx%ld cannot be packed", w->fmt->name, (long)w->rows, (long)w->cols);
     rows16 *r = xcalloc(1, sizeof *r);
-    *r = (rows16){
-        .kind = dense(w) ? FMT_Q8_0 : w->fmt->id, .lossy = dense(w), .origin = *w, .heads = heads, .fmt = *w->fmt};
+    *r = (rows16){.lossy = dense(w), .origin = *w, .heads = heads, .fmt = *w->fmt};
     r->fmt.id = FMT_ROWS16, r->fmt.dequant = rows16_dequant, r->fmt.quant = NULL;
-    measure(r, w, l);
+    measure(r, w);
     uint8_t *data = arena_alloc(run, (size_t)(r->sliver * r->slivers));
     r->data = data;
     if (!run->planning) {
 #pragma omp parallel for schedule(dynamic, 4)
-        for (int64_t i = 0; i < r->slivers; i++) pack_sliver(r, l, i, data + i * r->sliver);
+        for (int64_t i = 0; i < r->slivers; i++) pack_sliver(r, i, data + i * r->sliver);
     }
     return (weight){&r->fmt, w->rows, w->cols, 1, w->data, r};
 }

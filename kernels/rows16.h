@@ -3,16 +3,16 @@
  * Nothing is lost: the codes and scales are the stored ones, in another order, and what the file's pages held may be
  * dropped. Matrices in 16 or 32 bits can be held as Q8_0's blocks too (`lossy`), for modes that round anyway.
  *
- * A sliver is 16 rows (those beyond the matrix are zeros), `sliver` bytes from the next; in it lie three planes, each
- * in the order of the columns, by blocks of 32 columns:
- *   codes   4-bit formats: 4 vectors of 64 bytes; byte 4 r + i of vector j holds column 4 j + i of row r in its low and
- *           column 16 + 4 j + i in its high nibble (NF4: columns 8 j + 2 i + 1 and 8 j + 2 i, as bitsandbytes' bytes
- *           lie). 8-bit formats: 8 vectors; byte 4 r + i of vector j is column 4 j + i, plus 128.
- *   bits    what a code has above four bits. 5-bit: one vector, bit g of byte 4 r + i for column 4 g + i. 6-bit: two
- *           vectors, vector h has bits 2 g, 2 g + 1 of byte 4 r + i for column 16 h + 4 g + i.
- *   scales  per 32, 64 (NF4) or 256 columns (K-quants), arrays of 16:
- *           Q4_0 Q5_0 Q8_0 IQ4_NL  d f16         Q4_1 Q5_1  d f16, m f16         NF4  absmax f32
- *           Q4_K Q5_K  d f16, dmin f16, sc u8 [8][16], mn u8 [8][16]             Q6_K  d f16, sc s8 [16][16]
+ * A sliver is 16 rows (those beyond the matrix are zeros), `sliver` bytes from the next. It is a row of units
+ * (rows16.def says of how many columns), so that a product reads one stream; a unit holds, one after another, scales
+ * arrays of 16, of every 32 columns or of the unit: Q4_0 Q5_0 Q8_0 IQ4_NL  d f16 [2][16]     Q4_1 Q5_1  d f16, m f16
+ * NF4  absmax f32 Q4_K Q5_K  d f16, dmin f16, sc u8 [8][16], mn u8 [8][16]              Q6_K  d f16, sc s8 [16][16]
+ *   bits    what a code has above four bits, by blocks of 32 columns. 5-bit: one vector, bit g of byte 4 r + i for
+ * column 4 g + i. 6-bit: two vectors, vector h has bits 2 g, 2 g + 1 of byte 4 r + i for column 16 h + 4 g + i. codes
+ * by blocks of 32 columns. 4-bit formats: 4 vectors of 64 bytes; byte 4 r + i of vector j holds column 4 j + i of row r
+ * in its low and column 16 + 4 j + i in its high nibble (NF4: columns 8 j + 2 i + 1 and 8 j + 2 i, as bitsandbytes'
+ * bytes lie). 8-bit formats: 8 vectors; byte 4 r + i of vector j is column 4 j + i, plus 128. Where a row's last unit
+ * is not full, it ends with zeros.
  *
  * As a weight: its format has id FMT_ROWS16 and the name, block and dequantiser of what it was made from, so whatever
  * knows no packed rows computes with the exact values; meta is the rows16. */
@@ -25,11 +25,22 @@
 enum { FMT_ROWS16 = FORMATS };
 enum { ROWS16_LANES = 16, ROWS16_BLOCK = 32 };
 
+/* ROWS16_Q4_0_UNIT columns and ROWS16_Q4_0_BYTES bytes of a unit; where in it bits and codes begin */
+#define R(id, unit, scales, bits, codes)                                                                               \
+    enum {                                                                                                             \
+        ROWS16_##id##_UNIT = unit,                                                                                     \
+        ROWS16_##id##_BITS = scales,                                                                                   \
+        ROWS16_##id##_CODES = scales + unit / 32 * bits,                                                               \
+        ROWS16_##id##_BYTES = scales + unit / 32 * (bits + codes)                                                      \
+    };
+#include "kernels/rows16.def"
+#undef R
+
 typedef struct rows16 {
     int kind;       /* FMT_* whose codes these are: of the matrix it was made from, or FMT_Q8_0 where that was dense */
     bool lossy;     /* made from 16- or 32-bit numbers */
     int64_t blocks; /* of 32 columns in a row */
-    int64_t bits, scales, sliver; /* offsets of the planes and size, bytes; codes begin at 0 */
+    int64_t sliver; /* bytes */
     int64_t slivers;
     const uint8_t *data; /* 64-byte aligned */
     weight origin;       /* what it was made from; pages of a file that are read again when somebody dequantises */

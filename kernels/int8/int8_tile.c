@@ -14,10 +14,34 @@ static inline v16i vector(const uint8_t *p) { return v16i_load((const int32_t *)
 static inline v16 halves(const uint8_t *p) { return v16_from_f16((const uint16_t *)(const void *)p); }
 static inline v16i nibble(v16i x, int shift) { return v16i_and(v16i_shr(x, shift), v16i_set1(0x0f0f0f0f)); }
 
-/* ---- codes of block b ---- */
+/* With few tokens the products wait for memory: they ask for what comes AHEAD bytes later. */
+enum { AHEAD = 2048 };
+static inline void fetch(const uint8_t *p, int bytes) {
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + AHEAD + i);
+}
+
+/* ---- where block b of a kind lies: its unit u, its place in there ---- */
+
+#define UNIT(id)                                                                                                       \
+    enum { EACH = ROWS16_##id##_BYTES * 32 / ROWS16_##id##_UNIT }; /* bytes of a block, on average */                  \
+    const int64_t in = b % (ROWS16_##id##_UNIT / 32);                                                                  \
+    const uint8_t *u = sliver + b / (ROWS16_##id##_UNIT / 32) * ROWS16_##id##_BYTES;                                   \
+    if (TOKENS <= 2) fetch(sliver + b * EACH, EACH);
+#define AT_Q4_0 UNIT(Q4_0) const uint8_t *p = u + ROWS16_Q4_0_CODES + in * 256;
+#define AT_Q4_1 UNIT(Q4_1) const uint8_t *p = u + ROWS16_Q4_1_CODES + in * 256;
+#define AT_Q8_0 UNIT(Q8_0) const uint8_t *p = u + ROWS16_Q8_0_CODES + in * 512;
+#define AT_NF4 UNIT(NF4) const uint8_t *p = u + ROWS16_NF4_CODES + in * 256;
+#define AT_Q4_K UNIT(Q4_K) const uint8_t *p = u + ROWS16_Q4_K_CODES + in * 256;
+#define HIGH(id, bytes)                                                                                                \
+    UNIT(id) const uint8_t *p = u + ROWS16_##id##_CODES + in * 256, *high = u + ROWS16_##id##_BITS + in * bytes;
+#define AT_Q5_0 HIGH(Q5_0, 64)
+#define AT_Q5_1 HIGH(Q5_1, 64)
+#define AT_Q5_K HIGH(Q5_K, 64)
+#define AT_Q6_K HIGH(Q6_K, 128)
+
+/* ---- its codes ---- */
 
 #define NIBBLES()                                                                                                      \
-    const uint8_t *p = sliver + b * 256;                                                                               \
     const v16i r0 = vector(p), r1 = vector(p + 64), r2 = vector(p + 128), r3 = vector(p + 192);                        \
     v16i w0 = nibble(r0, 0), w1 = nibble(r1, 0), w2 = nibble(r2, 0), w3 = nibble(r3, 0);                               \
     v16i w4 = nibble(r0, 4), w5 = nibble(r1, 4), w6 = nibble(r2, 4), w7 = nibble(r3, 4);
@@ -33,7 +57,7 @@ static inline v16i fifth(v16i w, v16i bits, int g) {
 }
 #define FIVE_BITS()                                                                                                    \
     NIBBLES()                                                                                                          \
-    const v16i bits = vector(sliver + r->bits + b * 64);                                                               \
+    const v16i bits = vector(high);                                                                                    \
     w0 = fifth(w0, bits, 0), w1 = fifth(w1, bits, 1), w2 = fifth(w2, bits, 2), w3 = fifth(w3, bits, 3);                \
     w4 = fifth(w4, bits, 4), w5 = fifth(w5, bits, 5), w6 = fifth(w6, bits, 6), w7 = fifth(w7, bits, 7);
 
@@ -44,7 +68,7 @@ static inline v16i sixth(v16i w, v16i bits, int g) {
 }
 #define SIX_BITS()                                                                                                     \
     NIBBLES()                                                                                                          \
-    const v16i b0 = vector(sliver + r->bits + b * 128), b1 = vector(sliver + r->bits + b * 128 + 64);                  \
+    const v16i b0 = vector(high), b1 = vector(high + 64);                                                              \
     w0 = sixth(w0, b0, 0), w1 = sixth(w1, b0, 1), w2 = sixth(w2, b0, 2), w3 = sixth(w3, b0, 3);                        \
     w4 = sixth(w4, b1, 0), w5 = sixth(w5, b1, 1), w6 = sixth(w6, b1, 2), w7 = sixth(w7, b1, 3);
 
@@ -53,22 +77,20 @@ static inline v16i signed_byte(const uint8_t *p) {
     return DOT_BIAS ? vector(p) : v16i_xor(vector(p), v16i_set1((int32_t)0x80808080u));
 }
 #define EIGHT_BITS()                                                                                                   \
-    const uint8_t *p = sliver + b * 512;                                                                               \
     const v16i w0 = signed_byte(p), w1 = signed_byte(p + 64), w2 = signed_byte(p + 128), w3 = signed_byte(p + 192);    \
     const v16i w4 = signed_byte(p + 256), w5 = signed_byte(p + 320), w6 = signed_byte(p + 384),                        \
                w7 = signed_byte(p + 448);
 
-/* ---- scales of block b: d, or d and m ---- */
+/* ---- its scales: d, or d and m ---- */
 
-#define SCALE_D() const v16 d = halves(scales + b * 32);
-#define SCALE_DM() const v16 d = halves(scales + b * 64), m = halves(scales + b * 64 + 32);
-#define SCALE_NF4()                                                                                                    \
-    const v16 d = v16_mul(v16_load((const float *)(const void *)(scales + b / 2 * 64)), v16_set1(INT8_NF4_UNIT));
+#define SCALE_D() const v16 d = halves(u + in * 32);
+#define SCALE_DM() const v16 d = halves(u), m = halves(u + 32);
+#define SCALE_NF4() const v16 d = v16_mul(v16_load((const float *)(const void *)u), v16_set1(INT8_NF4_UNIT));
 #define SCALE_K()                                                                                                      \
-    const uint8_t *u = scales + b / 8 * 320, *sub = u + 64 + b % 8 * 16;                                               \
+    const uint8_t *sub = u + 64 + in * 16;                                                                             \
     const v16 d = v16_mul(halves(u), v16_from_u8(sub)), m = v16_mul(halves(u + 32), v16_from_u8(sub + 128));
 #define SCALE_6K()                                                                                                     \
-    const uint8_t *u = scales + b / 8 * 288, *sub = u + 32 + b % 8 * 32;                                               \
+    const uint8_t *sub = u + 32 + in * 32;                                                                             \
     const v16 d = v16_mul(halves(u), v16_from_s8(sub)), e = v16_mul(halves(u), v16_from_s8(sub + 16));
 
 /* ---- a token ---- */
@@ -110,14 +132,15 @@ static inline v16i signed_byte(const uint8_t *p) {
 #define IQ4_NL_TABLE() TABLE(fmt_iq4_nl_table)
 #define NF4_TABLE() TABLE(int8_nf4_table)
 /* clang-format off */
-#define TILE(name, T, before, block, scale, token)                                                                     \
+#define TILE(name, T, before, at, block, scale, token)                                                                 \
     static void name##_##T(const rows16 *r, const uint8_t *sliver, const int8_block *x, float *y, int64_t ys, int n) { \
-        const uint8_t *scales = sliver + r->scales;                                                                    \
-        before()                                                                                                         \
+        enum { TOKENS = T };                                                                                           \
+        before()                                                                                                       \
         EACH##T(LOAD)                                                                                                  \
         for (int64_t b = 0; b < r->blocks; b++, x += T) {                                                              \
-            block()                                                                                                      \
-            scale()                                                                                                      \
+            at                                                                                                         \
+            block()                                                                                                    \
+            scale()                                                                                                    \
             EACH##T(token)                                                                                             \
         }                                                                                                              \
         EACH##T(SAVE)                                                                                                  \
@@ -138,17 +161,17 @@ const int ISA(int8_tile_max) = 16;
 const int ISA(int8_tile_max) = 4;
 #endif
 
-#define TILE_OF(T, name, before, block, scale, token) TILE(name, T, before, block, scale, token)
-EACH_T(TILE_OF, q4_0, NO_TABLE, NIBBLES, SCALE_D, SMALL)
-EACH_T(TILE_OF, q4_1, NO_TABLE, NIBBLES, SCALE_DM, PLUS_MIN)
-EACH_T(TILE_OF, q5_0, NO_TABLE, FIVE_BITS, SCALE_D, SMALL)
-EACH_T(TILE_OF, q5_1, NO_TABLE, FIVE_BITS, SCALE_DM, PLUS_MIN)
-EACH_T(TILE_OF, q8_0, NO_TABLE, EIGHT_BITS, SCALE_D, WIDE)
-EACH_T(TILE_OF, iq4_nl, IQ4_NL_TABLE, PICKED, SCALE_D, WIDE)
-EACH_T(TILE_OF, nf4, NF4_TABLE, PICKED, SCALE_NF4, WIDE)
-EACH_T(TILE_OF, q4_k, NO_TABLE, NIBBLES, SCALE_K, LESS_MIN)
-EACH_T(TILE_OF, q5_k, NO_TABLE, FIVE_BITS, SCALE_K, LESS_MIN)
-EACH_T(TILE_OF, q6_k, NO_TABLE, SIX_BITS, SCALE_6K, TWO_HALVES)
+#define TILE_OF(T, name, before, at, block, scale, token) TILE(name, T, before, AT_##at, block, scale, token)
+EACH_T(TILE_OF, q4_0, NO_TABLE, Q4_0, NIBBLES, SCALE_D, SMALL)
+EACH_T(TILE_OF, q4_1, NO_TABLE, Q4_1, NIBBLES, SCALE_DM, PLUS_MIN)
+EACH_T(TILE_OF, q5_0, NO_TABLE, Q5_0, FIVE_BITS, SCALE_D, SMALL)
+EACH_T(TILE_OF, q5_1, NO_TABLE, Q5_1, FIVE_BITS, SCALE_DM, PLUS_MIN)
+EACH_T(TILE_OF, q8_0, NO_TABLE, Q8_0, EIGHT_BITS, SCALE_D, WIDE)
+EACH_T(TILE_OF, iq4_nl, IQ4_NL_TABLE, Q4_0, PICKED, SCALE_D, WIDE)
+EACH_T(TILE_OF, nf4, NF4_TABLE, NF4, PICKED, SCALE_NF4, WIDE)
+EACH_T(TILE_OF, q4_k, NO_TABLE, Q4_K, NIBBLES, SCALE_K, LESS_MIN)
+EACH_T(TILE_OF, q5_k, NO_TABLE, Q5_K, FIVE_BITS, SCALE_K, LESS_MIN)
+EACH_T(TILE_OF, q6_k, NO_TABLE, Q6_K, SIX_BITS, SCALE_6K, TWO_HALVES)
 
 int8_tile *const ISA(int8_tiles)[FORMATS][INT8_TILES] = {
     [FMT_Q4_0] = ALL(q4_0), [FMT_Q4_1] = ALL(q4_1),     [FMT_Q5_0] = ALL(q5_0), [FMT_Q5_1] = ALL(q5_1),
