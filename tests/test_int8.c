@@ -205,6 +205,48 @@ static void test_int8_odd_values(void **state) {
     }
 }
 
+/* a group of projections against its parts: kinds that round alike and that do not, biases, an adapter; one not packed
+ */
+static void check_group(const int fmt[3], int64_t t, int plain) {
+    static const int64_t outs[3] = {70, 16, 33};
+    enum { IN = 256, RANK = 5 };
+    fixture f[3];
+    mat want[3], got[3];
+    proj_fwd_args a = {.n = 3};
+    for (int i = 0; i < 3; i++) {
+        open_fixture(&f[i], fmt[i], 0, t, outs[i], IN);
+        a.w[i] = i == plain ? &f[i].m.w : &f[i].w;
+        a.bias[i] = i == 1 ? NULL : random_floats(outs[i]);
+        want[i] = f[i].want, got[i] = f[i].got;
+    }
+    a.x = f[0].x;
+    a.h[0] = (mat){random_floats(t * RANK), F32, t, RANK, RANK};
+    a.up[0] = (mat){random_floats(outs[0] * RANK), F32, outs[0], RANK, RANK};
+    memcpy(a.y, want, sizeof want);
+    kctx c = open_ctx(&backend_ref_int8, 1);
+    backend_ref_int8.proj_fwd(&c, &a);
+    free(c.scratch);
+    memcpy(a.y, got, sizeof got);
+    for (const backend **be = overlays; *be; be++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            for (int i = 0; i < 3; i++) memcpy(f[i].got.data, f[i].start.data, f[i].bytes);
+            c = open_ctx(*be, threads);
+            (*be)->proj_fwd(&c, &a);
+            free(c.scratch);
+            for (int i = 0; i < 3; i++) same(&f[i], (*be)->name, "group");
+        }
+    free(a.h[0].data), free(a.up[0].data);
+    for (int i = 0; i < 3; i++) free((void *)a.bias[i]), close_fixture(&f[i]);
+}
+
+static void test_int8_groups(void **state) {
+    (void)state;
+    static const int fmts[][3] = {
+        {FMT_Q4_0, FMT_Q4_0, FMT_Q4_0}, {FMT_Q4_K, FMT_Q4_K, FMT_Q6_K}, {FMT_NF4, FMT_Q8_0, FMT_IQ4_NL}};
+    for (int i = 0; i < 3; i++)
+        for (int64_t t = 1; t <= 50; t += 49) check_group(fmts[i], t, t == 1 ? i : -1);
+}
+
 /* what is not packed is multiplied exactly */
 static void test_int8_plain(void **state) {
     (void)state;
@@ -270,7 +312,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_choice),      cmocka_unit_test(test_int8_formats), cmocka_unit_test(test_int8_shapes),
         cmocka_unit_test(test_int8_blocks), cmocka_unit_test(test_int8_heads),   cmocka_unit_test(test_int8_odd_values),
-        cmocka_unit_test(test_int8_plain),
+        cmocka_unit_test(test_int8_plain),  cmocka_unit_test(test_int8_groups),
     };
     return cmocka_run_group_tests(tests, open_overlays, NULL);
 }

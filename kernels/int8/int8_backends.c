@@ -13,6 +13,6 @@ const backend ID = {
 #define K(name, args) .name = BASE(name),
 #include "kernels/kernels.def"
 #undef K
-    .proj_fwd = proj_fwd_compose,
+    .proj_fwd = ISA(proj_fwd_int8),
     .weight_fwd = ISA(weight_fwd_int8),
 };

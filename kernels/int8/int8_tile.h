@@ -14,6 +14,7 @@
 #undef K
 
 void ISA(weight_fwd_int8)(kctx *c, mat y, mat x, const weight *w);
+void ISA(proj_fwd_int8)(kctx *c, const proj_fwd_args *a);
 
 /* How the activations of a kind of weight are written: see int8_block. */
 typedef struct int8_kind {

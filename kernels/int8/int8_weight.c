@@ -40,11 +40,24 @@ void ISA(int8_round)(int8_block *dst, int64_t step, const float *x, int64_t bloc
     }
 }
 
+/* one matrix of a product, and what its activations are rounded to */
 typedef struct {
     const rows16 *r;
-    const int8_kind *kind;
     int8_tile *const *tiles;
-    mat x, y; /* of this pass */
+    mat y;
+    const float *bias;
+    int64_t first; /* sliver, of all matrices one after another */
+    int rounding;
+} part;
+
+typedef struct {
+    part part[PROJ_MAX];
+    int parts;
+    const int8_kind *kind[PROJ_MAX]; /* of the roundings */
+    int roundings;
+    mat x; /* of this pass */
+    int64_t blocks, slivers;
+    bool fresh; /* y = bias or 0, then +=; not fresh: += */
 } product;
 
 /* log2 of the tokens of the tile that begins at token t of n */
@@ -54,81 +67,123 @@ static int tile_size(int64_t t, int64_t n) {
     return i;
 }
 
-static void round_tile(const product *p, int8_block *q, int64_t t, int64_t tokens) {
-    for (int64_t i = 0; i < tokens; i++)
-        ISA(int8_round)(q + t * p->r->blocks + i, tokens, mat_row(p->x, t + i), p->r->blocks, p->kind);
+static int64_t rounding_blocks(const product *p) { return p->x.rows * p->blocks; }
+
+/* Rows [from, to) of x, `from` the beginning of a tile, for every rounding; q: of row 0. */
+static void round_rows(const product *p, int8_block *q, int64_t from, int64_t to) {
+    for (int i = 0; i < p->roundings; i++, q += rounding_blocks(p))
+        for (int64_t t = from; t < to;) {
+            const int64_t tokens = 1 << tile_size(t, to);
+            for (int64_t k = 0; k < tokens; k++)
+                ISA(int8_round)(q + t * p->blocks + k, tokens, mat_row(p->x, t + k), p->blocks, p->kind[i]);
+            t += tokens;
+        }
 }
 
-static void slivers(const product *p, const int8_block *q, int64_t from, int64_t to) {
-    const int64_t tokens = p->x.rows;
+static void start_y(const part *w, int64_t t, int64_t tokens, int64_t column, int n) {
+    const v16 bias = w->bias ? v16_load_n(w->bias + column, n) : v16_zero();
+    for (int64_t k = 0; k < tokens; k++) v16_store_n(mat_row(w->y, t + k) + column, bias, n);
+}
+
+static void slivers(const product *p, const int8_block *rounded, int64_t from, int64_t to) {
+    const part *w = p->part;
     for (int64_t i = from; i < to; i++) {
-        const int64_t left = p->y.cols - i * LANES;
+        while (i >= w->first + w->r->slivers) w++;
+        const int64_t column = (i - w->first) * LANES, left = w->y.cols - column;
         const int n = left < LANES ? (int)left : LANES;
-        for (int64_t t = 0; t < tokens;) {
-            const int size = tile_size(t, tokens);
-            p->tiles[size](p->r, rows16_sliver(p->r, i), q + t * p->r->blocks, mat_row(p->y, t) + i * LANES, p->y.ld,
-                           n);
+        const int8_block *q = rounded + w->rounding * rounding_blocks(p);
+        for (int64_t t = 0; t < p->x.rows;) {
+            const int size = tile_size(t, p->x.rows);
+            if (p->fresh) start_y(w, t, 1 << size, column, n);
+            w->tiles[size](w->r, rows16_sliver(w->r, i - w->first), q + t * p->blocks, mat_row(w->y, t) + column,
+                           w->y.ld, n);
             t += 1 << size;
         }
     }
 }
 
-static void round_all(const product *p, int8_block *q) {
-    for (int64_t t = 0; t < p->x.rows;) {
-        const int size = tile_size(t, p->x.rows);
-        round_tile(p, q, t, 1 << size);
-        t += 1 << size;
-    }
-}
-
 static void few_rows(kctx *c, const product *p) {
-    const int64_t n = p->r->slivers;
-    const int threads = p->x.rows * p->x.cols * p->y.cols < ALONE ? 1 : c->threads;
+    const int64_t n = p->slivers;
+    const int threads = p->x.rows * p->x.cols * n * LANES < ALONE ? 1 : c->threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         const int me = omp_get_thread_num(), all = omp_get_num_threads();
         int8_block *q = (int8_block *)(void *)(c->scratch + (size_t)me * THREAD_SCRATCH);
-        round_all(p, q);
+        round_rows(p, q, 0, p->x.rows);
         slivers(p, q, n * me / all, n * (me + 1) / all);
     }
 }
 
 static void many_rows(kctx *c, const product *p) {
     int8_block *q = (int8_block *)(void *)c->scratch;
-    const int64_t n = p->r->slivers, step = ISA(int8_tile_max), tiles = (p->x.rows + step - 1) / step;
+    const int64_t step = ISA(int8_tile_max);
 #pragma omp parallel num_threads(c->threads) if (c->threads > 1)
     {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < tiles; i++) {
-            product part = *p; /* a whole tile, or the smaller ones of the end */
-            const int64_t left = p->x.rows - i * step;
-            part.x = mat_rows(p->x, i * step, left < step ? left : step);
-            round_all(&part, q + i * step * p->r->blocks);
-        }
+        for (int64_t t = 0; t < p->x.rows; t += step) /* a whole tile, or the smaller ones of the end */
+            round_rows(p, q, t, t + step < p->x.rows ? t + step : p->x.rows);
 #pragma omp for schedule(dynamic, CHUNK) nowait
-        for (int64_t i = 0; i < n; i++) slivers(p, q, i, i + 1);
+        for (int64_t i = 0; i < p->slivers; i++) slivers(p, q, i, i + 1);
+    }
+}
+
+static bool same_kind(const int8_kind *a, const int8_kind *b) {
+    return a->bias == b->bias && a->halves == b->halves && a->odd_even == b->odd_even;
+}
+
+static void add_part(product *p, mat y, const weight *w, const float *bias) {
+    const rows16 *r = weight_rows16(w);
+    const int8_kind *kind = &ISA(int8_kinds)[r->kind];
+    CHECK(p->x.cols == w->cols && y.cols == w->rows && p->x.rows == y.rows, "x %ldx%ld y %ldx%ld W %ldx%ld",
+          (long)p->x.rows, (long)p->x.cols, (long)y.rows, (long)y.cols, (long)w->rows, (long)w->cols);
+    int i = 0;
+    while (i < p->roundings && !same_kind(p->kind[i], kind)) i++;
+    if (i == p->roundings) p->kind[p->roundings++] = kind;
+    p->part[p->parts++] = (part){r, ISA(int8_tiles)[r->kind], y, bias, p->slivers, i};
+    p->slivers += r->slivers, p->blocks = r->blocks;
+}
+
+/* in passes over the rows */
+static void run(kctx *c, const product *p) {
+    const int64_t row_bytes = p->blocks * (int64_t)sizeof(int8_block) * p->roundings, step = ISA(int8_tile_max);
+    int64_t most = PASS_BYTES / row_bytes / step * step;
+    if (most < step) most = step;
+    CHECK(most * row_bytes <= THREAD_SCRATCH, "%ld columns", (long)p->x.cols);
+    for (int64_t t = 0; t < p->x.rows; t += most) {
+        const int64_t n = p->x.rows - t < most ? p->x.rows - t : most;
+        product pass = *p;
+        pass.x = mat_rows(p->x, t, n);
+        for (int i = 0; i < p->parts; i++) pass.part[i].y = mat_rows(p->part[i].y, t, n);
+        if (n * p->x.cols <= OWN_VALUES)
+            few_rows(c, &pass);
+        else
+            many_rows(c, &pass);
     }
 }
 
 void ISA(weight_fwd_int8)(kctx *c, mat y, mat x, const weight *w) {
-    const rows16 *r = weight_rows16(w);
-    if (!r) {
+    product p = {.x = x};
+    if (!weight_rows16(w)) {
         BASE(weight_fwd)(c, y, x, w);
         return;
     }
-    CHECK(x.cols == w->cols && y.cols == w->rows && x.rows == y.rows, "x %ldx%ld y %ldx%ld W %ldx%ld", (long)x.rows,
-          (long)x.cols, (long)y.rows, (long)y.cols, (long)w->rows, (long)w->cols);
-    const int64_t row_bytes = r->blocks * (int64_t)sizeof(int8_block), step = ISA(int8_tile_max);
-    int64_t pass = PASS_BYTES / row_bytes / step * step;
-    if (pass < step) pass = step;
-    CHECK(pass * row_bytes <= THREAD_SCRATCH, "%ld columns", (long)x.cols);
-    for (int64_t t = 0; t < x.rows; t += pass) {
-        const int64_t n = x.rows - t < pass ? x.rows - t : pass;
-        const product p = {r, &ISA(int8_kinds)[r->kind], ISA(int8_tiles)[r->kind], mat_rows(x, t, n),
-                           mat_rows(y, t, n)};
-        if (n * x.cols <= OWN_VALUES)
-            few_rows(c, &p);
-        else
-            many_rows(c, &p);
+    add_part(&p, y, w, NULL);
+    run(c, &p);
+}
+
+/* The whole group in one region. What an adapter adds comes behind, in fp32. */
+void ISA(proj_fwd_int8)(kctx *c, const proj_fwd_args *a) {
+    product p = {.x = a->x, .fresh = true};
+    for (int i = 0; i < a->n; i++)
+        if (!weight_rows16(a->w[i])) {
+            proj_fwd_compose(c, a);
+            return;
+        }
+    for (int i = 0; i < a->n; i++) add_part(&p, a->y[i], a->w[i], a->bias[i]);
+    run(c, &p);
+    for (int i = 0; i < a->n; i++) {
+        if (!a->h[i].data) continue;
+        const weight up = weight_f32(a->up[i].data, a->up[i].rows, a->up[i].cols);
+        BASE(weight_fwd)(c, a->y[i], a->h[i], &up);
     }
 }
