@@ -12,7 +12,8 @@ enum {
     PASS_BYTES = 640 << 10, /* of rounded activations: they stay in the second-level cache while the slivers pass */
     OWN_VALUES = 8192,      /* activations that every thread rounds for itself */
     ALONE = 1 << 18,        /* multiply-adds below which one thread does it all */
-    CHUNK = 4               /* slivers */
+    GROUP = 4,              /* slivers that a tile meets in turn */
+    CHUNK = 2 * GROUP       /* slivers of a work item */
 };
 
 void ISA(int8_round)(int8_block *dst, int64_t step, const float *x, int64_t blocks, const int8_kind *kind) {
@@ -85,20 +86,30 @@ static void start_y(const part *w, int64_t t, int64_t tokens, int64_t column, in
     for (int64_t k = 0; k < tokens; k++) v16_store_n(mat_row(w->y, t + k) + column, bias, n);
 }
 
+/* Slivers [i, i + count) of one matrix: a tile of activations meets all of them while it is in the first-level cache.
+ */
+static void group(const product *p, const part *w, const int8_block *q, int64_t i, int64_t count) {
+    for (int64_t t = 0; t < p->x.rows;) {
+        const int size = tile_size(t, p->x.rows);
+        for (int64_t s = i; s < i + count; s++) {
+            const int64_t column = s * LANES, left = w->y.cols - column;
+            const int n = left < LANES ? (int)left : LANES;
+            if (p->fresh) start_y(w, t, 1 << size, column, n);
+            w->tiles[size](w->r, rows16_sliver(w->r, s), q + t * p->blocks, mat_row(w->y, t) + column, w->y.ld, n);
+        }
+        t += 1 << size;
+    }
+}
+
+/* Slivers [from, to) of all matrices one after another. */
 static void slivers(const product *p, const int8_block *rounded, int64_t from, int64_t to) {
     const part *w = p->part;
-    for (int64_t i = from; i < to; i++) {
+    for (int64_t i = from, count; i < to; i += count) {
         while (i >= w->first + w->r->slivers) w++;
-        const int64_t column = (i - w->first) * LANES, left = w->y.cols - column;
-        const int n = left < LANES ? (int)left : LANES;
-        const int8_block *q = rounded + w->rounding * rounding_blocks(p);
-        for (int64_t t = 0; t < p->x.rows;) {
-            const int size = tile_size(t, p->x.rows);
-            if (p->fresh) start_y(w, t, 1 << size, column, n);
-            w->tiles[size](w->r, rows16_sliver(w->r, i - w->first), q + t * p->blocks, mat_row(w->y, t) + column,
-                           w->y.ld, n);
-            t += 1 << size;
-        }
+        count = w->first + w->r->slivers - i;
+        if (count > to - i) count = to - i;
+        if (count > GROUP) count = GROUP;
+        group(p, w, rounded + w->rounding * rounding_blocks(p), i - w->first, count);
     }
 }
 
@@ -122,8 +133,9 @@ static void many_rows(kctx *c, const product *p) {
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < p->x.rows; t += step) /* a whole tile, or the smaller ones of the end */
             round_rows(p, q, t, t + step < p->x.rows ? t + step : p->x.rows);
-#pragma omp for schedule(dynamic, CHUNK) nowait
-        for (int64_t i = 0; i < p->slivers; i++) slivers(p, q, i, i + 1);
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int64_t i = 0; i < p->slivers; i += CHUNK)
+            slivers(p, q, i, i + CHUNK < p->slivers ? i + CHUNK : p->slivers);
     }
 }
 
