@@ -57,6 +57,8 @@ static int choose_dtype(merger *me) {
     char *name = xprintf("%s.weight", p->name);
     int bad = model_source_weight(&me->src, name, p->w.rows, p->w.cols, &w);
     free(name);
+    if (!bad && w.fmt->id == FMT_NF4) /* what that checkpoint keeps as floats */
+        bad = model_source_weight(&me->src, "model.embed_tokens.weight", me->src.hp.vocab, me->src.hp.dim, &w);
     if (bad) return -1;
     if (!asked && me->o.to && weight_formats[me->how.to->fmt].block == 1) asked = me->o.to;
     me->how.dtype = ST_DTYPES;

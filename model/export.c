@@ -283,6 +283,7 @@ int export_tensor(exporter *e, const export_item *it, export_sink *k) {
               (r->merged && read_lora(e, it, &l)) || find_importance(e, it, weights, &j.importance);
     if (!bad) {
         j.w = stored, j.l = r->merged ? &l : NULL;
+        quant = quant && stored.fmt->id != FMT_NF4; /* a base in NF4 is what training saw */
         if (quant) bad = quantise_base(e, it->p, &j.w, j.heads, &run);
         if (quant) j.heads = 0, file_drop(stored.data, (uint64_t)weight_bytes(&stored));
         if (!bad) bad = write_tensor(e, &j, k, r);

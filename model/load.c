@@ -72,6 +72,17 @@ static bool pack(const loader *ld, const weight *w, int heads, bool mapped, weig
     return true;
 }
 
+/* A base that is in NF4 already is used as it is. */
+static void load_made_nf4(const loader *ld, weight *made, const char *name, const weight *file) {
+    nf4_meta *meta = xcalloc(1, sizeof *meta);
+    *meta = *(const nf4_meta *)file->meta;
+    *made = *file, made->meta = meta;
+    check_finite(ld, name, file, file);
+    settle_nf4(ld, made);
+    const weight nf4 = *made;
+    pack(ld, &nf4, 0, true, made);
+}
+
 /* NF4, of the cache or made here. */
 static void load_nf4(const loader *ld, proj *p, const char *name, const weight *file, int heads) {
     const bool cached = quant_cache_weight(ld->o->quant, p->name, file->rows, file->cols, &p->w);
@@ -98,7 +109,9 @@ static int load_proj(const loader *ld, proj *p, int layer, const char *module, i
     weight w;
     if (model_source_weight(ld->s, name, rows, cols, &w)) return -1;
     int heads = model_source_permuted(ld->s, name);
-    if (ld->o->load_in_4bit)
+    if (w.fmt->id == FMT_NF4)
+        load_made_nf4(ld, &p->w, name, &w);
+    else if (ld->o->load_in_4bit)
         load_nf4(ld, p, name, &w, heads);
     else
         load_stored(ld, &p->w, name, &w, heads);

@@ -41,11 +41,14 @@ typedef struct hparams {
 } hparams;
 
 /* A file set with tensors under Hugging Face names, whatever the container. */
+typedef struct nf4_source nf4_source;
 typedef struct model_source {
     char *path;
     bool is_gguf;
     gguf g;
     safetensors st;
+    nf4_source *nf4; /* [n_nf4] tensors that bitsandbytes has quantised */
+    int n_nf4;
     const family *fam;
     hparams hp;
 } model_source;

@@ -304,7 +304,7 @@ static int find_or_make(quant_cache *q, const model_source *s, bool twice, const
 
 void quant_cache_open(quant_cache *q, const model_source *s, bool double_quant, const quant_cache_options *o) {
     *q = (quant_cache){0};
-    if (o->mode == QUANT_CACHE_OFF) return;
+    if (o->mode == QUANT_CACHE_OFF || s->n_nf4) return; /* a base in NF4 is its own file */
     int bad = list_modules(q, s);
     if (bad)
         fail_clear();

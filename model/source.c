@@ -73,6 +73,7 @@ typedef struct {
     const weight_format *fmt;   /* NULL: not one that is read */
     const char *type;
     const void *data;
+    const nf4_source *nf4; /* or NULL */
 } stored;
 
 static void name_in_file(const model_source *s, const char *hf_name, char *out, size_t size) {
@@ -88,6 +89,13 @@ static int st_format(st_dtype t) {
 
 static bool find(const model_source *s, const char *hf_name, stored *t) {
     name_in_file(s, hf_name, t->name, sizeof t->name);
+    t->nf4 = s->is_gguf ? NULL : source_nf4_find(s, t->name);
+    if (t->nf4) {
+        weight w;
+        source_nf4_weight(t->nf4, &w);
+        t->dims = 2, t->shape[0] = w.rows, t->shape[1] = w.cols, t->fmt = w.fmt, t->type = "NF4", t->data = w.data;
+        return true;
+    }
     if (s->is_gguf) {
         const gguf_tensor *g = gguf_tensor_find(&s->g, t->name);
         if (!g) return false;
@@ -148,6 +156,7 @@ int model_source_weight(const model_source *s, const char *hf_name, int64_t rows
     if (!find(s, hf_name, &t)) return fail(EXIT_INPUT, "%s: tensor '%s' is missing", s->path, t.name);
     if (check_stored(s, &t, rows, cols, "")) return -1;
     *w = (weight){t.fmt, rows ? rows : 1, cols, 1, t.data, NULL};
+    if (t.nf4) source_nf4_weight(t.nf4, w);
     return 0;
 }
 
@@ -208,7 +217,7 @@ static int check_extra(const model_source *s, const char *name, bool *used) {
                     key_name(s, KEY_LAYERS, key), (long)s->hp.layers);
     if (*used)
         *used = s->is_gguf || !s->hp.tied || strcmp(name, NAME_HEAD) != 0; /* a tied head is the embedding */
-    else if (strstr(name, "rotary_emb.inv_freq"))
+    else if (strstr(name, "rotary_emb.inv_freq") || (!s->is_gguf && source_nf4_part(s, name)))
         *used = true; /* written by old transformers, recomputed by all */
     else if (name_in_layer(name, s->is_gguf))
         return fail(EXIT_INPUT,
@@ -249,6 +258,7 @@ void model_source_close(model_source *s) {
         gguf_close(&s->g);
     else
         safetensors_close(&s->st);
+    source_nf4_close(s);
     free(s->path);
     *s = (model_source){0};
 }

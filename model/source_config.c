@@ -65,6 +65,21 @@ static int read_rope(const char *where, const json_t *cfg, hparams *hp) {
 
 /* ---- the rest ---- */
 
+/* bitsandbytes' NF4 is read (source_nf4.c), nothing else that is quantised. */
+static int refuse_quantised(const char *where, const json_t *q) {
+    if (!q) return 0;
+    const json_t *type = json_object_get(q, "bnb_4bit_quant_type"), *method = json_object_get(q, "quant_method");
+    if (json_is_true(json_object_get(q, "load_in_4bit")) && json_is_string(type) &&
+        !strcmp(json_string_value(type), "nf4") &&
+        (!method || (json_is_string(method) && !strcmp(json_string_value(method), "bitsandbytes"))))
+        return 0;
+    return fail(
+        EXIT_INPUT,
+        "%s: key 'quantization_config': of checkpoints that are already quantised only bitsandbytes' NF4 is read "
+        "from safetensors; use the 16-bit checkpoint, or a GGUF file",
+        where);
+}
+
 /* Qwen2's class has its biases whatever the file says of them. */
 static int refuse_flags(const char *where, const json_t *cfg, const family *fam) {
     static const char *const flags[] = {"attention_bias", "mlp_bias"};
@@ -77,11 +92,7 @@ static int refuse_flags(const char *where, const json_t *cfg, const family *fam)
     if (json_get_string_or(where, cfg, "hidden_act", "silu", &act)) return -1;
     if (strcmp(act, "silu") != 0)
         return fail(EXIT_INPUT, "%s: key 'hidden_act': '%s' is not supported; supported: silu", where, act);
-    if (json_object_get(cfg, "quantization_config"))
-        return fail(EXIT_INPUT,
-                    "%s: key 'quantization_config': checkpoints that are already quantised are not read from "
-                    "safetensors; use the 16-bit checkpoint, or a GGUF file",
-                    where);
+    if (refuse_quantised(where, json_object_get(cfg, "quantization_config"))) return -1;
     if (json_object_get(cfg, "auto_map"))
         fprintf(stderr, "note: %s: key 'auto_map' names code that came with the model; it is never run\n", where);
     return 0;
@@ -197,5 +208,5 @@ int source_open_dir(model_source *s) {
     char *where = path_join(s->path, "config.json");
     int bad = read_config(s, where);
     free(where);
-    return bad || safetensors_open_dir(&s->st, s->path, "model") ? -1 : 0;
+    return bad || safetensors_open_dir(&s->st, s->path, "model") || source_nf4_open(s) ? -1 : 0;
 }

@@ -12,5 +12,11 @@ enum { DIM_LIMIT = 1 << 20, HEADS_LIMIT = 1 << 16, VOCAB_LIMIT = 1 << 24, CONTEX
 /* Each opens its container and fills in fam and hp; head_dim stays 0 where the file leaves it to dim / heads. */
 int source_open_dir(model_source *s);  /* source_config.c */
 int source_open_gguf(model_source *s); /* source_gguf.c */
+/* Tensors in bitsandbytes' NF4 (source_nf4.c): all of a directory's, by the name of their codes. */
+int source_nf4_open(model_source *s);
+void source_nf4_close(model_source *s);
+const nf4_source *source_nf4_find(const model_source *s, const char *name);
+void source_nf4_weight(const nf4_source *n, weight *w);        /* views into the file and into n */
+bool source_nf4_part(const model_source *s, const char *name); /* scales, maps and states of one of them */
 
 #endif

@@ -276,9 +276,80 @@ static void check_nf4(bool twice) {
     free(out);
 }
 
+/* A checkpoint in NF4 as a base: its linear layers are those of load_in_4bit, to the bit; merged as a base it is
+ * dequantised, and written again it is copied. */
+static void check_nf4_base(bool twice) {
+    char *out = xprintf("%s/%s", dir, twice ? "nf4_twice" : "nf4_once");
+    model_source src[2];
+    model m[2];
+    arena run_arena[2];
+    const model_options four = {.load_in_4bit = true, .double_quant = twice, .positions = 1}, as_is = {.positions = 1};
+    for (int k = 0; k < 2; k++)
+        if (model_source_open(&src[k], k ? out : GOLDEN "tiny_llama") || arena_open(&run_arena[k], "run", 8 << 20) ||
+            model_open(&m[k], &src[k], k ? &as_is : &four, &run_arena[k]))
+            fail_msg("%s", fail_text());
+    assert_int_equal(src[1].n_nf4, 14);
+    for (int g = 0; g < m[0].n_groups; g++)
+        for (int i = 0; i < m[0].groups[g].n; i++) {
+            const weight *a = &m[0].groups[g].p[i].w, *b = &m[1].groups[g].p[i].w;
+            assert_true(a->fmt->id == FMT_NF4 && b->fmt->id == FMT_NF4 && a->rows == b->rows && a->cols == b->cols);
+            for (int64_t r = 0; r < a->rows; r++) {
+                float x[256], y[256];
+                rows_dequant(a, 0, r, 1, x), rows_dequant(b, 0, r, 1, y);
+                assert_memory_equal(x, y, (size_t)a->cols * sizeof *x);
+            }
+        }
+    for (int k = 0; k < 2; k++) model_close(&m[k]), model_source_close(&src[k]), arena_close(&run_arena[k]);
+    char *again =
+             made(&program, "nf4_again", "--model %s --to nf4%s --overwrite", out, twice ? "" : " --no-double-quant"),
+         *said = printed();
+    assert_null(strstr(said, "%"));
+    safetensors a, b;
+    assert_int_equal(safetensors_open_dir(&a, out, "model") || safetensors_open_dir(&b, again, "model"), 0);
+    for (int i = 0; i < a.n; i++) /* but for its type, which the state names */
+        if (!strstr(a.tensors[i].name, "quant_state"))
+            assert_memory_equal(a.tensors[i].data, b.tensors[i].data, a.tensors[i].bytes);
+    safetensors_close(&a), safetensors_close(&b);
+    free(again), free(said), free(out);
+}
+
 static void test_nf4(void **state) {
     (void)state;
     check_nf4(true), check_nf4(false);
+    check_nf4_base(true), check_nf4_base(false);
+}
+
+/* One byte or word of a checkpoint changed: refused, with the tensor's name. */
+static void bad_nf4(const char *find, const char *put, const char *said) {
+    char *from = xprintf("%s/nf4_twice", dir), *to = xprintf("%s/nf4_bad", dir),
+         *file = path_join(to, "model.safetensors"), *command = xprintf("rm -rf %s && cp -r %s %s", to, from, to);
+    assert_int_equal(system(command), 0);
+    file_map m;
+    model_source s;
+    assert_int_equal(file_open(&m, file), 0);
+    uint8_t *copy = xcalloc(m.size, 1), *at;
+    memcpy(copy, m.data, m.size);
+    assert_non_null(at = memmem(copy, m.size, find, strlen(find)));
+    memcpy(at, put, strlen(put));
+    assert_int_equal(file_save(file, copy, m.size), 0);
+    file_close(&m);
+    assert_int_equal(model_source_open(&s, to), -1);
+    if (!strstr(fail_text(), said)) fail_msg("'%s' is not in: %s", said, fail_text());
+    fail_clear();
+    model_source_close(&s);
+    free(copy), free(from), free(to), free(file), free(command);
+}
+
+static void test_bad_nf4(void **state) {
+    (void)state;
+    bad_nf4("\"quant_type\": \"nf4\"", "\"quant_type\": \"fp4\"", "names another 'quant_type' than nf4");
+    bad_nf4("\"blocksize\": 64", "\"blocksize\": 32", "has blocks of another size than 64");
+    bad_nf4("\"shape\": [64, 64]", "\"shape\": [64, 32]", "bytes of U8, expected 1024 of U8");
+    bad_nf4("\"nested_offset\": ", "\"nested_offse_\": ", "or no offset");
+    bad_nf4("{\"quant_type\"", "[\"quant_type\"", "quant_state.bitsandbytes__nf4'");
+    bad_nf4("\"model.layers.0.mlp.up_proj.weight.quant_map\"", "\"model.layers.0.mlp.up_proj.weight.quant_mop\"",
+            "'model.layers.0.mlp.up_proj.weight.quant_map' is missing");
+    bad_nf4("quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4", "FP4 checkpoints are not supported");
 }
 
 /* ---- importance ---- */
@@ -512,10 +583,10 @@ static int remove_dir(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_converter), cmocka_unit_test(test_formats),  cmocka_unit_test(test_mix),
-        cmocka_unit_test(test_merged),    cmocka_unit_test(test_nf4),      cmocka_unit_test(test_imatrix),
-        cmocka_unit_test(test_collected), cmocka_unit_test(test_check),    cmocka_unit_test(test_swallowed),
-        cmocka_unit_test(test_weighted),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_converter), cmocka_unit_test(test_formats),   cmocka_unit_test(test_mix),
+        cmocka_unit_test(test_merged),    cmocka_unit_test(test_nf4),       cmocka_unit_test(test_bad_nf4),
+        cmocka_unit_test(test_imatrix),   cmocka_unit_test(test_collected), cmocka_unit_test(test_check),
+        cmocka_unit_test(test_swallowed), cmocka_unit_test(test_weighted),  cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
