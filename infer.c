@@ -43,7 +43,7 @@ static const char usage_text[] =
     "usage: ./infer --model M [--adapter A] --prompt TEXT | --chat [--prompt TEXT] | --score FILE.jsonl\n"
     "\n"
     "  --model M          Hugging Face directory or GGUF file\n"
-    "  --adapter A        LoRA adapter, PEFT directory or GGUF file, applied unmerged\n"
+    "  --adapter A[:SCALE]  LoRA adapter, PEFT directory or GGUF file, applied unmerged; several: their sum\n"
     "  --load-in-4bit     hold the linear layers in NF4, as training with load_in_4bit does; =false: never\n"
     "                     (default: what the adapter was trained on; without one, as the file has them)\n"
     "  --no-double-quant  with --load-in-4bit: plain fp32 scales\n"
@@ -198,6 +198,19 @@ static int take_number(options *o, int opt, const char *name, const char *text) 
     return 0;
 }
 
+/* DIR, or DIR:SCALE; a directory whose name ends like that is taken as it is. */
+static int take_adapter(options *o, char *text) {
+    char *colon = strrchr(text, ':');
+    double scale = 1;
+    if (o->how.adapters == SHARES_MAX) return fail(EXIT_USAGE, "--adapter: more than %d of them", SHARES_MAX);
+    if (colon && !path_is_dir(text)) {
+        if (number("adapter", colon + 1, -1e3, 1e3, false, &scale)) return -1;
+        *colon = 0;
+    }
+    o->how.adapter[o->how.adapters++] = (adapter_choice){text, (float)scale};
+    return 0;
+}
+
 static int take_kv(options *o, const char *text) {
     for (int i = 0; i < KV_TYPES; i++)
         if (!strcmp(kv_type_names[i], text)) {
@@ -215,7 +228,9 @@ static int parse(options *o, int argc, char **argv) {
     int opt, index = 0;
     while ((opt = getopt_long(argc, argv, "", long_options, &index)) >= 0) switch (opt) {
         case OPT_MODEL: o->model = optarg; break;
-        case OPT_ADAPTER: o->how.adapter = optarg; break;
+        case OPT_ADAPTER:
+            if (take_adapter(o, optarg)) return -1;
+            break;
         case OPT_4BIT:
             if (take_bool("load-in-4bit", optarg, &o->how.load_in_4bit)) return -1;
             o->how.base_given = true;
@@ -272,6 +287,7 @@ static int generate(app *a, const token_list *prompt, reply *r) {
     request q = REQUEST_PLAIN;
     q.prompt = prompt->id, q.n = (int)prompt->n, q.max_tokens = o->max_tokens, q.sampling = o->sampling;
     q.ignore_eog = o->ignore_eos, q.stop = o->stop, q.stops = o->stops;
+    engine_default_adapters(a->e, &q);
     *r = (reply){0};
     if (engine_add(a->e, &q) < 0) return -1;
     FILE *text = open_memstream(&r->text, &r->length);

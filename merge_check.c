@@ -19,6 +19,7 @@ typedef struct {
     session s;
     quant_cache quant;
     batch b;
+    adapter_sum sum;
     tape t;
     tensor *h;
     float *made, *logits; /* [SLICE, vocab]: run arena, host */
@@ -27,6 +28,7 @@ typedef struct {
 static void judge_row(judge *j, const int32_t *ids, int n) {
     batch_clear(&j->b);
     batch_add(&j->b, ids, NULL, n, 0);
+    batch_find_runs(&j->b);
     j->t = session_tape(&j->s, false, false);
     j->h = model_forward(&j->t, &j->s.m, &j->b, NULL);
 }
@@ -52,6 +54,7 @@ static int judge_open(judge *j, const model_source *src, const inference_options
     int32_t *worst = xcalloc((size_t)longest, sizeof *worst);
     *j = (judge){.logits = xcalloc((size_t)SLICE * (size_t)src->hp.vocab, sizeof *j->logits)};
     batch_open(&j->b, longest, 1);
+    adapter_sum_plan(&j->sum, &j->b);
     int bad = inference_base(&j->quant, src, o) || session_plan(&j->s, o->backend, false) || build(j, src, o);
     if (!bad) {
         judge_row(j, worst, longest);
@@ -59,13 +62,14 @@ static int judge_open(judge *j, const model_source *src, const inference_options
         session planned = j->s;
         bad = session_open(&j->s, &planned, o->backend, o->threads);
         session_close(&planned);
-        if (!bad) bad = build(j, src, o);
+        if (!bad) bad = build(j, src, o) || adapter_sum_open(&j->sum, &j->s, src, o);
     }
     free(worst);
     return bad ? -1 : 0;
 }
 
 static void judge_close(judge *j) {
+    adapter_sum_close(&j->sum);
     session_close(&j->s);
     quant_cache_close(&j->quant);
     batch_close(&j->b);
@@ -134,7 +138,8 @@ static int report(const merge_options *o, const text_rows *rows, const check_sum
 }
 
 int merge_check(const merge_options *o, const model_source *src, base_quant base) {
-    const inference_options apart = {.adapter = o->adapter,
+    const inference_options apart = {.adapter = {{o->adapter, 1}},
+                                     .adapters = o->adapter != NULL,
                                      .backend = o->backend,
                                      .threads = o->threads,
                                      .base_given = true,

@@ -13,17 +13,18 @@ int batch_open(batch *b, int rows_max, int seqs_max) {
     b->row_sample = xcalloc(r, sizeof *b->row_sample);
     b->start = xcalloc(s + 1, sizeof *b->start), b->past = xcalloc(s, sizeof *b->past);
     b->adapter = xcalloc(s, sizeof *b->adapter), b->sample = xcalloc(s, sizeof *b->sample);
+    b->run = xcalloc(s, sizeof *b->run);
     return 0;
 }
 
 void batch_close(batch *b) {
     free(b->token), free(b->target), free(b->pos), free(b->weight), free(b->row_sample);
-    free(b->start), free(b->past), free(b->adapter), free(b->sample);
+    free(b->start), free(b->past), free(b->adapter), free(b->sample), free(b->run);
     *b = (batch){0};
 }
 
 void batch_clear(batch *b) {
-    b->rows = b->seqs = b->targets = 0;
+    b->rows = b->seqs = b->targets = b->runs = 0;
     b->start[0] = 0;
 }
 
@@ -42,4 +43,16 @@ void batch_add(batch *b, const int32_t *ids, const int32_t *labels, int n, uint6
     b->past[b->seqs] = 0, b->adapter[b->seqs] = 0, b->sample[b->seqs] = sample;
     b->rows += n;
     b->start[++b->seqs] = b->rows;
+}
+
+void batch_find_runs(batch *b) {
+    b->runs = 0;
+    for (int s = 0; s < b->seqs; s++) {
+        batch_run *last = b->runs ? &b->run[b->runs - 1] : NULL;
+        int rows = b->start[s + 1] - b->start[s];
+        if (last && last->set == b->adapter[s])
+            last->rows += rows;
+        else
+            b->run[b->runs++] = (batch_run){b->start[s], rows, b->adapter[s]};
+    }
 }

@@ -5,6 +5,11 @@
 
 #include <stdint.h>
 
+/* Neighbouring sequences of one adapter set. */
+typedef struct batch_run {
+    int row, rows, set;
+} batch_run;
+
 typedef struct batch {
     int rows, seqs, targets; /* tokens, sequences, rows with target >= 0 */
     int rows_max, seqs_max;  /* capacity of the arrays below */
@@ -17,9 +22,13 @@ typedef struct batch {
     /* per sequence [seqs] */
     int32_t *start;   /* [seqs + 1] first row of each sequence; start[seqs] == rows */
     int32_t *past;    /* keys already cached before the first row; 0 in training */
-    int32_t *adapter; /* adapter set, -1 = the base model */
+    int32_t *adapter; /* of `sets`; -1: the base model */
     uint64_t *sample; /* stable id of the sample: dropout and the loss ledger are functions of it */
     uint32_t epoch;
+    /* adapters at inference, host memory; sets NULL: the rows are all of the adapter that is attached to the model */
+    const struct lora_sets *sets; /* peft/served.h */
+    batch_run *run;               /* [runs <= seqs], by batch_find_runs */
+    int runs;
 } batch;
 
 int batch_open(batch *b, int rows_max, int seqs_max); /* heap; clears everything */
@@ -28,5 +37,7 @@ void batch_clear(batch *b);
 /* Appends a sequence of n tokens with its shifted targets: row i predicts labels[i + 1] (-100 = none). CHECKs capacity.
  */
 void batch_add(batch *b, const int32_t *ids, const int32_t *labels, int n, uint64_t sample);
+
+void batch_find_runs(batch *b); /* after the last batch_add, from adapter[] */
 
 #endif

@@ -47,7 +47,12 @@ engine *engine_open(const engine_options *given) {
                           .context = o->context};
         e->running = xcalloc((size_t)o->sequences, sizeof(sequence *));
         sampler_open(&e->w, (int)o->src->hp.vocab);
+        r.sets = &e->ad.book;
         bad = runner_open(&e->r, &r);
+    }
+    for (int i = 0; i < o->how.adapters && !bad; i++) {
+        e->all[i] = (adapter_share){i, o->how.adapter[i].scale};
+        bad = engine_adapter_load(e, o->how.adapter[i].dir) < 0;
     }
     if (!bad) return e;
     engine_close(e);
@@ -61,6 +66,7 @@ void engine_close(engine *e) {
         next = s->next;
         sequence_free(e, s);
     }
+    adapters_close(&e->ad);
     runner_close(&e->r);
     sampler_close(&e->w);
     free(e->running), free(e->event), free(e->text), free(e->logprob);
@@ -70,9 +76,19 @@ void engine_close(engine *e) {
 const session *engine_session(const engine *e) { return &e->r.s; }
 int engine_context(const engine *e) { return e->o.context; }
 
+/* ---- adapters ---- */
+
+int engine_adapter_load(engine *e, const char *path) {
+    return adapters_load(&e->ad, &e->r.s, e->o.src, path, &e->o.how);
+}
+int engine_adapter_unload(engine *e, int adapter) { return adapters_unload(&e->ad, adapter); }
+
+void engine_default_adapters(const engine *e, request *r) { r->adapter = e->all, r->adapters = e->o.how.adapters; }
+
 /* ---- requests ---- */
 
 void sequence_free(engine *e, sequence *s) {
+    adapters_use(&e->ad, s->set, -1);
     track_close(&s->at, &e->r);
     answer_close(&s->text);
     free((void *)s->sampling.bias), free(s->token), free(s);
@@ -85,13 +101,15 @@ void queue_insert(engine *e, sequence *s) {
     e->n_waiting++;
 }
 
-static sequence *sequence_new(engine *e, const sampling *s) {
+static sequence *sequence_new(engine *e, const sampling *s, int set) {
     sequence *q = xcalloc(1, sizeof *q);
     token_bias *bias = s->biases ? xcalloc((size_t)s->biases, sizeof *bias) : NULL;
     if (bias) memcpy(bias, s->bias, (size_t)s->biases * sizeof *bias);
     q->id = ++e->ids;
     q->sampling = *s, q->sampling.bias = bias;
     q->token = xcalloc((size_t)e->o.context, sizeof *q->token);
+    q->set = set, q->key = adapters_key(&e->ad, set);
+    adapters_use(&e->ad, set, 1);
     q->added = seconds_now();
     track_open(&q->at, &e->r);
     return q;
@@ -110,7 +128,9 @@ int64_t engine_add(engine *e, const request *r) {
     if (r->logprobs > LOGPROBS_MAX)
         return fail(EXIT_USAGE, "logprobs: found %d, expected at most %d", r->logprobs, LOGPROBS_MAX);
     if (r->stops && !e->o.tok) return fail(EXIT_USAGE, "stop strings need a tokenizer");
-    sequence *q = sequence_new(e, &r->sampling);
+    int set = adapters_set(&e->ad, r->adapter, r->adapters);
+    if (set < -1) return -1;
+    sequence *q = sequence_new(e, &r->sampling, set);
     memcpy(q->token, r->prompt, (size_t)r->n * sizeof *q->token);
     q->n = q->prompt = q->stats.prompt_tokens = r->n;
     q->most = r->max_tokens > 0 && r->max_tokens < e->o.context - r->n ? r->n + r->max_tokens : e->o.context;
@@ -137,10 +157,10 @@ void engine_cancel(engine *e, int64_t id) {
 int64_t engine_fork(engine *e, int64_t id, uint64_t seed) {
     sequence *s = find(e, id);
     if (!s || s->cancelled) return fail(EXIT_USAGE, "fork: request %ld is not running", (long)id);
-    sequence *q = sequence_new(e, &s->sampling);
+    sequence *q = sequence_new(e, &s->sampling, s->set);
     q->sampling.seed = seed;
     memcpy(q->token, s->token, (size_t)s->n * sizeof *q->token);
-    q->n = s->n, q->prompt = s->prompt, q->most = s->most, q->key = s->key;
+    q->n = s->n, q->prompt = s->prompt, q->most = s->most;
     q->logprobs = s->logprobs, q->ignore_eog = s->ignore_eog;
     q->stats.prompt_tokens = s->prompt, q->stats.completion_tokens = s->n - s->prompt;
     answer_copy(&q->text, &s->text);

@@ -36,6 +36,19 @@ void engine_close(engine *e);
 const session *engine_session(const engine *e); /* the model: for notes and figures */
 int engine_context(const engine *e);
 
+/* ---- adapters ---- */
+
+/* Adapters stand beside the base, which stays as it is; requests choose among them. The first ones are how.adapter:
+ * numbers 0, 1 ... Loading and unloading is possible between any two steps. */
+int engine_adapter_load(engine *e,
+                        const char *path);         /* PEFT directory or GGUF LoRA file; its number; -1 after fail() */
+int engine_adapter_unload(engine *e, int adapter); /* -1 after fail(): unknown, or a request that uses it goes on */
+
+typedef struct adapter_share {
+    int adapter;
+    float scale; /* times the adapter's own alpha / r */
+} adapter_share;
+
 /* ---- requests ---- */
 
 enum { LOGPROBS_MAX = 100 };
@@ -48,9 +61,14 @@ typedef struct request {
     bool ignore_eog;         /* go on past end tokens */
     const char *const *stop; /* the answer ends before any of these */
     int stops;
+    const adapter_share *adapter; /* their sum, `adapters` of them at most SHARES_MAX; none: the base model */
+    int adapters;
     int logprobs; /* log-probabilities of the model: -1 none; else the chosen token and so many of the most probable */
 } request;
 #define REQUEST_PLAIN ((request){.sampling = SAMPLING_PLAIN, .logprobs = -1})
+
+/* A request for all of how.adapter with their scales, as ./infer makes it: fills in r->adapter (static for e). */
+void engine_default_adapters(const engine *e, request *r);
 
 /* The request's number, 1, 2 ..., or -1 after fail(EXIT_USAGE). */
 int64_t engine_add(engine *e, const request *r);

@@ -2,6 +2,7 @@
 #ifndef PEFT_ENGINE_PARTS_H
 #define PEFT_ENGINE_PARTS_H
 
+#include "engine/adapters.h"
 #include "engine/answer.h"
 #include "engine/engine.h"
 #include "engine/runner.h"
@@ -15,9 +16,10 @@ struct sequence {
     int most;          /* tokens at the end at most */
     int logprobs;
     bool ignore_eog, cancelled;
+    int set;      /* adapters; -1: none */
     uint64_t key; /* what its keys and values depend on beside the tokens */
     track at;
-    int rows; /* of the present step */
+    int rows, row; /* of the present step; the first of its rows of logits */
     answer text;
     request_stats stats;
     double added, admitted, first; /* seconds_now */
@@ -32,6 +34,8 @@ typedef struct event {
 struct engine {
     engine_options o;
     runner r;
+    adapters ad;
+    adapter_share all[SHARES_MAX]; /* how.adapter */
     sampler w;
     sequence **running; /* [sequences] in the order of arrival */
     int n_running, n_waiting;

@@ -20,6 +20,7 @@ static void run_worst(runner *r, const runner_options *o) {
     for (int s = seqs; s > 0; s--) {
         int n = left / s < o->kv.context ? left / s : o->kv.context;
         batch_add(&r->b, ids, NULL, n, 0);
+        r->b.adapter[r->b.seqs - 1] = -1;
         left -= n;
     }
     for (r->wants = 0; r->wants < r->logit_rows && r->wants < r->b.rows; r->wants++) r->want[r->wants] = r->wants;
@@ -28,9 +29,11 @@ static void run_worst(runner *r, const runner_options *o) {
 }
 
 int runner_open(runner *r, const runner_options *o) {
+    static const struct lora_sets none;
     *r = (runner){.logit_rows = o->logit_rows};
     r->want = xcalloc((size_t)o->logit_rows, sizeof *r->want);
     batch_open(&r->b, o->kv.rows_max, o->kv.seqs_max);
+    r->b.sets = o->sets ? o->sets : &none;
     pages_open(&r->pool, o->kv.pages);
     if (inference_base(&r->quant, o->src, &o->how) || inference_plan(&r->s, &o->how) || build(r, o)) return -1;
     run_worst(r, o);
@@ -72,6 +75,7 @@ void runner_add(runner *r, const track *t, const int32_t *token, int rows, int a
 }
 
 void runner_run(runner *r) {
+    batch_find_runs(&r->b);
     tape t = session_tape(&r->s, false, false);
     tensor *h = model_forward(&t, &r->s.m, &r->b, &r->kv);
     if (r->wants) model_logits(&t, &r->s.m, h, r->want, r->wants, mat_f32(r->logits, r->wants, r->s.m.hp.vocab));

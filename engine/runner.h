@@ -8,8 +8,9 @@
 typedef struct runner_options {
     const model_source *src;
     inference_options how;
-    kv_shape kv;    /* type, pages, rows_max, seqs_max, context; the rest is the model's */
-    int logit_rows; /* rows of a batch whose logits may be asked for */
+    kv_shape kv;                  /* type, pages, rows_max, seqs_max, context; the rest is the model's */
+    int logit_rows;               /* rows of a batch whose logits may be asked for */
+    const struct lora_sets *sets; /* of the adapters of its batches; NULL: none */
 } runner_options;
 
 typedef struct runner {

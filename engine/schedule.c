@@ -9,6 +9,7 @@
 #include "core/progress.h"
 #include "engine/parts.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 /* ---- who ---- */
@@ -106,15 +107,22 @@ static void reserve_pages(engine *e) {
     CHECK(e->n_running > 0, "no pages for a single sequence of %d", e->r.pool.n);
 }
 
-static int compute(engine *e) {
+/* Rows of one adapter set lie together, for the kernel's sake; the order makes no difference to any of them. */
+static void compute(engine *e) {
     runner_begin(&e->r);
-    for (int i = 0; i < e->n_running; i++) {
-        sequence *s = e->running[i];
-        if (s->rows) runner_add(&e->r, &s->at, s->token, s->rows, -1, s->at.cached + s->rows == s->n);
+    for (int set = -1, next; set < INT_MAX; set = next) {
+        next = INT_MAX;
+        for (int i = 0; i < e->n_running; i++) {
+            sequence *s = e->running[i];
+            bool complete = s->at.cached + s->rows == s->n;
+            if (s->set > set && s->set < next) next = s->set;
+            if (s->set != set || !s->rows) continue;
+            s->row = e->r.wants;
+            runner_add(&e->r, &s->at, s->token, s->rows, s->set, complete);
+        }
     }
     runner_run(&e->r);
     e->stats.steps++, e->stats.rows += e->r.b.rows;
-    return e->r.b.rows;
 }
 
 /* ---- results ---- */
@@ -166,11 +174,11 @@ int engine_step(engine *e) {
     choose_rows(e);
     reserve_pages(e);
     compute(e);
-    for (int i = 0, row = 0; i < e->n_running;) {
+    for (int i = 0; i < e->n_running;) {
         sequence *s = e->running[i];
         bool complete = s->rows && s->at.cached + s->rows == s->n;
         if (s->rows) track_advance(&s->at, &e->r, s->key, s->token, s->at.cached + s->rows);
-        if (complete && emit(e, s, runner_logits(&e->r, row++)) != FINISH_NOT)
+        if (complete && emit(e, s, runner_logits(&e->r, s->row)) != FINISH_NOT)
             leave(e, i);
         else
             i++;

@@ -134,6 +134,32 @@ typedef struct proj_bwd_args {
     mat down;                  /* A [sum r, in] */
 } proj_bwd_args;
 
+/* Adapters at inference: many in one batch, each for its own rows (as SGMV and BGMV: Chen et al. 2023, Punica). One
+ * adapter's matrices for one group of projections lie transposed, vectors along the outputs; F32 or BF16. */
+typedef struct lora_part {
+    weight down;         /* [in, columns] A_0^T, A_1^T ... side by side, then zeros to a multiple of 16; cols 0: none */
+    weight up[PROJ_MAX]; /* [r_i, out_i] B_i^T; rows 0: none */
+    int at[PROJ_MAX];    /* column of down where projection i begins */
+} lora_part;
+/* Rows [row, row + rows) take `part`. Where rows take several, each is an item of its own, in the order of the sum. */
+typedef struct lora_item {
+    int row, rows;
+    const lora_part *part;
+    float scale;
+    float *h; /* [rows, down.cols] scratch of this item alone */
+} lora_item;
+/*     y_i += h_i B_i^T,  h_i = scale * (x A_i^T)         over an item's rows; other rows stay as they are
+ *
+ * h is a chain over k from 0, then multiplied; y's chain goes on where it stands: after proj_fwd the bits are those of
+ * proj_fwd with that adapter in h_i and up_i. */
+typedef struct lora_fwd_args {
+    int n;
+    mat x;           /* [T, in] */
+    mat y[PROJ_MAX]; /* [T, out_i]; data NULL: not wanted */
+    int items;
+    const lora_item *item; /* host memory */
+} lora_fwd_args;
+
 /* Results of a step, in the run arena; the host reads them one step late. step_end fills the second line. */
 typedef struct step_sums {
     double loss, weight, sumsq;
@@ -179,6 +205,7 @@ struct backend {
  * backend that has no fused ones. A backend that replaces weight_fwd must not keep another's proj_fwd. */
 void proj_fwd_compose(kctx *c, const proj_fwd_args *p);
 void proj_bwd_compose(kctx *c, const proj_bwd_args *p);
+void lora_fwd_compose(kctx *c, const lora_fwd_args *a); /* likewise */
 
 size_t backend_scratch(int threads); /* bytes that kctx.scratch must have on a CPU */
 

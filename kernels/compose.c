@@ -34,3 +34,18 @@ void proj_bwd_compose(kctx *c, const proj_bwd_args *p) {
     const weight down = adapter_weight(p->down);
     c->be->weight_bwd(c, p->dx, p->dh, &down);
 }
+
+void lora_fwd_compose(kctx *c, const lora_fwd_args *a) {
+    for (int j = 0; j < a->items; j++) {
+        const lora_item *it = &a->item[j];
+        const lora_part *p = it->part;
+        const mat h = mat_f32(it->h, it->rows, p->down.cols);
+        zero_mat(c, h);
+        c->be->weight_bwd(c, h, mat_rows(a->x, it->row, it->rows), &p->down);
+        c->be->scale(c, h, h, it->scale);
+        for (int i = 0; i < a->n; i++)
+            if (p->up[i].rows && a->y[i].data)
+                c->be->weight_bwd(c, mat_rows(a->y[i], it->row, it->rows), mat_cols(h, p->at[i], p->up[i].rows),
+                                  &p->up[i]);
+    }
+}

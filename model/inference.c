@@ -6,25 +6,41 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How the base is held: as it was said, or as the adapter was trained. */
-static int choose_base(model_options *base, const model_source *src, const inference_options *o, int64_t positions) {
-    lora_file f;
-    *base = (model_options){.load_in_4bit = o->load_in_4bit,
+/* How the base was while the adapters were trained; they must agree. */
+static int trained_on(const model_source *src, const inference_options *o, base_quant *base) {
+    for (int i = 0; i < o->adapters; i++) {
+        lora_file f;
+        int bad = lora_file_open(&f, src, o->adapter[i].dir);
+        base_quant its = f.cfg.base;
+        lora_file_close(&f);
+        if (bad) return -1;
+        if (i && its != *base)
+            return fail(EXIT_USAGE,
+                        "adapters: '%s' was trained on a base in %s, '%s' on one in %s: say which with --load-in-4bit",
+                        o->adapter[0].dir, base_quant_names[*base], o->adapter[i].dir, base_quant_names[its]);
+        *base = its;
+    }
+    return 0;
+}
+
+/* How the base is held: as it was said, or as the adapters were trained. */
+static int choose_base(model_options *made, const model_source *src, const inference_options *o, int64_t positions) {
+    base_quant base = BASE_AS_IS;
+    *made = (model_options){.load_in_4bit = o->load_in_4bit,
                             .double_quant = o->double_quant,
                             .positions = positions,
                             .packing = backend_is_int8(o->backend) ? PACK_LOSSY : PACK_NONE};
-    if (!o->adapter || o->base_given) return 0;
-    int bad = lora_file_open(&f, src, o->adapter);
-    if (!bad) base->load_in_4bit = f.cfg.base != BASE_AS_IS, base->double_quant = f.cfg.base == BASE_NF4_DOUBLE;
-    lora_file_close(&f);
-    return bad;
+    if (!o->adapters || o->base_given) return 0;
+    if (trained_on(src, o, &base)) return -1;
+    made->load_in_4bit = base != BASE_AS_IS, made->double_quant = base == BASE_NF4_DOUBLE;
+    return 0;
 }
 
 int inference_base(quant_cache *quant, const model_source *src, const inference_options *o) {
     model_options base;
     if (choose_base(&base, src, o, 0)) return -1;
     if (!base.load_in_4bit) return 0;
-    if (o->adapter && !o->base_given)
+    if (o->adapters && !o->base_given)
         fprintf(stderr,
                 "note: base in %s, as the adapter was trained (--load-in-4bit=false for the weights as they are)\n",
                 base_quant_names[base.double_quant ? BASE_NF4_DOUBLE : BASE_NF4]);
@@ -39,20 +55,50 @@ int inference_plan(session *s, const inference_options *o) {
 int inference_load(session *s, const quant_cache *quant, const model_source *src, const inference_options *o,
                    int64_t positions) {
     model_options base;
-    lora_file f = {0};
     if (choose_base(&base, src, o, positions)) return -1;
     base.quant = quant;
-    int bad = o->adapter && lora_file_open(&f, src, o->adapter);
+    return session_load(s, src, &base, NULL, 0, false);
+}
+
+int inference_adapter(served *a, const session *s, const model_source *src, const char *path,
+                      const inference_options *o) {
+    lora_file f;
+    adapter ad = {0};
+    arena plan; /* names and shapes without memory */
+    *a = (served){0};
+    int bad = lora_file_open(&f, src, path);
     f.cfg.dropout = 0;
-    if (!bad) bad = session_load(s, src, &base, o->adapter ? &f.cfg : NULL, 0, false);
-    if (!bad && o->adapter && !s->run.planning) bad = lora_file_load(&f, &s->ad);
+    arena_plan(&plan, "adapter");
+    bad = bad || adapter_attach(&ad, &f.cfg, s->m.groups, s->m.n_groups, 0, false, &plan) || lora_file_check(&f, &ad) ||
+          served_open(a, path, &ad, &f.st, s->m.groups, s->m.n_groups, o->adapter_type, s->k.mem);
+    adapter_detach(s->m.groups, s->m.n_groups);
+    adapter_close(&ad);
+    arena_close(&plan);
     lora_file_close(&f);
     return bad ? -1 : 0;
+}
+
+void adapter_sum_plan(adapter_sum *a, batch *b) {
+    *a = (adapter_sum){.sets = {&a->set, 1}};
+    b->sets = &a->sets;
+}
+
+int adapter_sum_open(adapter_sum *a, const session *s, const model_source *src, const inference_options *o) {
+    for (int i = 0; i < o->adapters; i++) {
+        if (inference_adapter(&a->adapter[i], s, src, o->adapter[i].dir, o)) return -1;
+        a->set.share[a->set.shares++] = (lora_share){&a->adapter[i], o->adapter[i].scale};
+    }
+    return 0;
+}
+
+void adapter_sum_close(adapter_sum *a) {
+    for (int i = 0; i < SHARES_MAX; i++) served_close(&a->adapter[i]);
 }
 
 /* ---- scoring ---- */
 
 static void score(scorer *r) {
+    batch_find_runs(&r->b);
     tape t = session_tape(&r->s, false, false);
     t.watch = r->watch;
     r->s.k.be->zero(&r->s.k, r->sums, sizeof *r->sums);
@@ -75,6 +121,7 @@ int scorer_open(scorer *r, const model_source *src, const inference_options *o, 
     r->rows = xcalloc(n, sizeof *r->rows), r->target = xcalloc(n, sizeof *r->target);
     r->row_weight = xcalloc(n, sizeof *r->row_weight), r->logprob = xcalloc(n, sizeof *r->logprob);
     batch_open(&r->b, longest, 1);
+    adapter_sum_plan(&r->sum, &r->b);
     batch_add(&r->b, worst, worst, longest, 0);
     free(worst);
     if (inference_base(&r->quant, src, o) || inference_plan(&r->s, o) || build_scorer(r, src, o)) return -1;
@@ -82,10 +129,12 @@ int scorer_open(scorer *r, const model_source *src, const inference_options *o, 
     session planned = r->s;
     int bad = session_open(&r->s, &planned, o->backend, o->threads);
     session_close(&planned);
-    return bad ? -1 : build_scorer(r, src, o);
+    if (bad || build_scorer(r, src, o)) return -1;
+    return adapter_sum_open(&r->sum, &r->s, src, o);
 }
 
 void scorer_close(scorer *r) {
+    adapter_sum_close(&r->sum);
     session_close(&r->s);
     quant_cache_close(&r->quant);
     batch_close(&r->b);

@@ -5,13 +5,21 @@
 
 #include "model/quant_cache.h"
 #include "model/session.h"
+#include "peft/served.h"
+
+typedef struct adapter_choice {
+    const char *dir; /* PEFT directory or GGUF LoRA file */
+    float scale;     /* times the adapter's own */
+} adapter_choice;
 
 typedef struct inference_options {
-    const char *adapter; /* PEFT directory, GGUF LoRA file or NULL */
+    adapter_choice adapter[SHARES_MAX]; /* their sum */
+    int adapters;
+    dtype adapter_type; /* how they are held: F32, or BF16 */
     const char *backend;
     int threads;
     bool fp32;       /* values in fp32 on a device too, where they are bf16 otherwise */
-    bool base_given; /* load_in_4bit was said; else the base is what the adapter was trained on */
+    bool base_given; /* load_in_4bit was said; else the base is what the adapters were trained on */
     bool load_in_4bit, double_quant;
     quant_cache_options cache; /* of a 4-bit base */
 } inference_options;
@@ -20,9 +28,21 @@ typedef struct inference_options {
 int inference_plan(session *s, const inference_options *o);
 /* Before the plan, so that plan and run agree: opens `quant` where the base is to be in NF4. */
 int inference_base(quant_cache *quant, const model_source *src, const inference_options *o);
-/* Base and adapter over s->run; the adapter's tensors are read in the real pass only. */
+/* The base over s->run. Adapters are opened beside it, with inference_adapter. */
 int inference_load(session *s, const quant_cache *quant, const model_source *src, const inference_options *o,
                    int64_t positions);
+int inference_adapter(served *a, const session *s, const model_source *src, const char *path,
+                      const inference_options *o);
+
+/* All of o->adapter as the one set 0 of a batch, for callers whose rows all take it. */
+typedef struct adapter_sum {
+    served adapter[SHARES_MAX];
+    lora_set set;
+    struct lora_sets sets;
+} adapter_sum;
+void adapter_sum_plan(adapter_sum *a, batch *b); /* before the plan: b takes the set, which is empty yet */
+int adapter_sum_open(adapter_sum *a, const session *s, const model_source *src, const inference_options *o);
+void adapter_sum_close(adapter_sum *a);
 
 typedef struct scorer {
     session s;
@@ -33,6 +53,7 @@ typedef struct scorer {
     float *made;                 /* [longest] logprob where the kernels write it, and their sums: in the run arena */
     step_sums *sums;
     proj_watch *watch; /* NULL, or who sees the inputs of projections (scorer_open sets it to NULL) */
+    adapter_sum sum;
 } scorer;
 
 int scorer_open(scorer *r, const model_source *src, const inference_options *o, int longest);

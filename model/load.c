@@ -192,6 +192,8 @@ static void list_groups(model *m) {
         m->groups[m->n_groups++] = (proj_group_ref){l->gate_up, 2};
         m->groups[m->n_groups++] = (proj_group_ref){&l->down, 1};
     }
+    for (int g = 0; g < m->n_groups; g++)
+        for (int i = 0; i < m->groups[g].n; i++) m->groups[g].p[i].group = g;
 }
 
 /* Where small tensors were read the system mapped many pages around them; what is used is mapped again as it is. */

@@ -143,6 +143,11 @@ int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, 
     return n > 0 ? 0 : -1;
 }
 
+void adapter_detach(const proj_group_ref *groups, int n_groups) {
+    for (int g = 0; g < n_groups; g++)
+        for (int i = 0; i < groups[g].n; i++) groups[g].p[i].lora = NULL;
+}
+
 void adapter_init(adapter *ad, uint64_t seed) {
     float *all = xcalloc((size_t)ad->n, sizeof *all); /* B stays 0 */
     for (int v = 0; v < ad->n_views; v += 2) {

@@ -69,6 +69,7 @@ typedef struct adapter {
  * nearest; names of a directory may match nothing, as in PEFT: there the tensors decide (adapter_load). */
 int adapter_attach(adapter *ad, lora_config *cfg, const proj_group_ref *groups, int n_groups, uint64_t seed,
                    bool trainable, arena *run);
+void adapter_detach(const proj_group_ref *groups, int n_groups); /* every projection is bare again */
 void adapter_init(adapter *ad,
                   uint64_t seed); /* PEFT's default: A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming, a = sqrt 5), B = 0 */
 int adapter_load(adapter *ad,

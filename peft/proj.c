@@ -8,6 +8,7 @@
 #include "peft/proj.h"
 #include "autograd/ops.h"
 #include "core/error.h"
+#include "peft/served.h"
 
 typedef struct {
     node head;
@@ -179,6 +180,7 @@ static void forward(tape *t, const proj *p, int n, tensor *x, const batch *b, te
         at += r;
     }
     t->k->be->proj_fwd(t->k, &up);
+    if (b->sets) served_forward(t, p->group, n, x->val, y, b);
     arena_release(t->tmp, mark);
 }
 

@@ -23,6 +23,7 @@ typedef struct proj {
     weight w;
     const float *bias; /* [out] or NULL */
     const lora *lora;  /* NULL = bare; owned by the adapter */
+    int group;         /* number of its group in the model: which part of a served adapter is for it */
 } proj;
 
 /* y[i] = proj p[i] of x, i < n <= PROJ_MAX: x is read once for all the A's when they lie side by side in the adapter

@@ -103,6 +103,7 @@ void weight_grad_ref(kctx *c, mat dw, mat dy, mat x) {
                 mat_row(dw, o)[k] = fmaf(mat_row(dy, i)[o], mat_row(x, i)[k], mat_row(dw, o)[k]);
 }
 
+void lora_fwd_ref(kctx *c, const lora_fwd_args *a) { lora_fwd_compose(c, a); }
 void proj_fwd_ref(kctx *c, const proj_fwd_args *p) { proj_fwd_compose(c, p); }
 void proj_bwd_ref(kctx *c, const proj_bwd_args *p) { proj_bwd_compose(c, p); }
 
