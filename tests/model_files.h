@@ -124,7 +124,10 @@ typedef struct {
 } feeder;
 
 static inline void feeder_open(feeder *f, const model_source *s, const inference_options *how, int context) {
-    const runner_options o = {s, *how, {.pages = context, .rows_max = context, .seqs_max = 1, .context = context}, 1};
+    const runner_options o = {.src = s,
+                              .how = *how,
+                              .kv = {.pages = context, .rows_max = context, .seqs_max = 1, .context = context},
+                              .logit_rows = 1};
     if (runner_open(&f->r, &o)) fail_msg("%s", fail_text());
     track_open(&f->at, &f->r);
 }
