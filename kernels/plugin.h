@@ -12,11 +12,13 @@ static const char plugin_rows[] =
 #include "kernels/kernels.def"
 #undef K
     ;
-static const size_t plugin_sizes[] = {
-    sizeof(backend),       sizeof(kctx),     sizeof(memory), sizeof(mat),           sizeof(weight),
-    sizeof(weight_format), sizeof(nf4_meta), sizeof(attn),   sizeof(rope),          sizeof(dropout),
-    sizeof(step_sums),     sizeof(adamw_hp), sizeof(adamw8), sizeof(adamw8_tensor), sizeof(proj_fwd_args),
-    sizeof(proj_bwd_args), sizeof(kv_pages), FORMATS};
+static const size_t plugin_sizes[] = {sizeof(backend),       sizeof(kctx),          sizeof(memory),
+                                      sizeof(mat),           sizeof(weight),        sizeof(weight_format),
+                                      sizeof(nf4_meta),      sizeof(attn),          sizeof(rope),
+                                      sizeof(dropout),       sizeof(step_sums),     sizeof(adamw_hp),
+                                      sizeof(adamw8),        sizeof(adamw8_tensor), sizeof(proj_fwd_args),
+                                      sizeof(proj_bwd_args), sizeof(kv_pages),      sizeof(lora_fwd_args),
+                                      sizeof(lora_item),     sizeof(lora_part),     FORMATS};
 
 typedef struct plugin {
     const char *rows; /* plugin_rows and plugin_sizes of the object */

@@ -140,30 +140,15 @@ static void few_rows(kctx *c, const lora_fwd_args *a) {
     }
 }
 
-/* y += a w, w [k, n] as it lies */
-static void product(kctx *c, mat y, mat a, const weight *w) {
-    gemm g = {.m = a.rows,
-              .n = w->cols,
-              .k = w->rows,
-              .a = a.data,
-              .as = a.ld,
-              .c = y.data,
-              .cs = y.ld,
-              .pack = ISA(pack_bwd),
-              .w = w,
-              .pack_cost = ISA(pack_cost)(w)};
-    ISA(gemm_run)(c, &g);
-}
-
 static void many_rows(kctx *c, const lora_fwd_args *a, const lora_item *it) {
     const lora_part *p = it->part;
     const mat h = mat_f32(it->h, it->rows, p->down.cols);
     memset(it->h, 0, (size_t)(h.rows * h.cols) * sizeof(float));
-    product(c, h, mat_rows(a->x, it->row, it->rows), &p->down);
+    ISA(weight_bwd)(c, h, mat_rows(a->x, it->row, it->rows), &p->down);
     for (int64_t e = 0; e < h.rows * h.cols; e++) it->h[e] *= it->scale;
     for (int i = 0; i < a->n; i++)
         if (p->up[i].rows && a->y[i].data)
-            product(c, mat_rows(a->y[i], it->row, it->rows), mat_cols(h, p->at[i], p->up[i].rows), &p->up[i]);
+            ISA(weight_bwd)(c, mat_rows(a->y[i], it->row, it->rows), mat_cols(h, p->at[i], p->up[i].rows), &p->up[i]);
 }
 
 void ISA(lora_fwd)(kctx *c, const lora_fwd_args *a) {

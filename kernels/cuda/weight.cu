@@ -283,6 +283,22 @@ extern "C" void proj_fwd_cuda(kctx *c, const proj_fwd_args *p) {
     }
 }
 
+/* Adapters of a mixed batch, one after another: y is F32 here, for its chain goes on where proj_fwd left it. */
+extern "C" void lora_fwd_cuda(kctx *c, const lora_fwd_args *a) {
+    for (int j = 0; j < a->items; j++) {
+        const lora_item *it = &a->item[j];
+        const lora_part *p = it->part;
+        if (!p->down.cols) continue;
+        const mat h = mat_f32(it->h, it->rows, p->down.cols);
+        run_backward(c, h, mat_rows(a->x, it->row, it->rows), &p->down, false);
+        c->be->scale(c, h, h, it->scale);
+        for (int i = 0; i < a->n; i++)
+            if (p->up[i].rows && a->y[i].data)
+                run_backward(c, mat_rows(a->y[i], it->row, it->rows), mat_cols(h, p->at[i], p->up[i].rows), &p->up[i],
+                             true);
+    }
+}
+
 extern "C" void proj_bwd_cuda(kctx *c, const proj_bwd_args *p) {
     linear l = {};
     int last = -1;
