@@ -39,7 +39,8 @@ engine *engine_open(const engine_options *given) {
     int bad = settle(o);
     if (!bad) {
         int64_t most = (int64_t)o->sequences * o->context;
-        runner_options r = {.src = o->src, .how = o->how, .logit_rows = o->sequences};
+        runner_options r = {
+            .src = o->src, .how = o->how, .logit_rows = o->sequences + (o->lookup || o->draft ? DRAFT_ROWS : 0)};
         r.kv = (kv_shape){.type = o->kv_type,
                           .pages = o->kv_pages,
                           .rows_max = (int)(most < o->batch_rows ? most : o->batch_rows),
@@ -48,7 +49,7 @@ engine *engine_open(const engine_options *given) {
         e->running = xcalloc((size_t)o->sequences, sizeof(sequence *));
         sampler_open(&e->w, (int)o->src->hp.vocab);
         r.sets = &e->ad.book;
-        bad = runner_open(&e->r, &r);
+        bad = runner_open(&e->r, &r) || speculator_open(e);
     }
     for (int i = 0; i < o->how.adapters && !bad; i++) {
         e->all[i] = (adapter_share){i, o->how.adapter[i].scale};
@@ -67,6 +68,7 @@ void engine_close(engine *e) {
         sequence_free(e, s);
     }
     adapters_close(&e->ad);
+    speculator_close(e);
     runner_close(&e->r);
     sampler_close(&e->w);
     free(e->running), free(e->event), free(e->text), free(e->logprob);
@@ -90,6 +92,7 @@ void engine_default_adapters(const engine *e, request *r) { r->adapter = e->all,
 void sequence_free(engine *e, sequence *s) {
     adapters_use(&e->ad, s->set, -1);
     track_close(&s->at, &e->r);
+    speculation_end(e, s);
     answer_close(&s->text);
     free((void *)s->sampling.bias), free(s->token), free(s);
 }

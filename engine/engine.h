@@ -27,7 +27,9 @@ typedef struct engine_options {
     int sequences;        /* requests computed at once at most (1) */
     int batch_rows;       /* tokens of a step at most (512) */
     kv_type kv_type;
-    int kv_pages; /* 0: what `sequences` times `context` tokens need; at least one request must fit */
+    int kv_pages;              /* 0: what `sequences` times `context` tokens need; at least one request must fit */
+    bool lookup;               /* speculative decoding: guess that text goes on as it did before; changes no answer */
+    const model_source *draft; /* likewise, guesses by a smaller model with the same tokenizer; or NULL; outlives it */
 } engine_options;
 
 /* NULL after fail(). */
@@ -97,6 +99,7 @@ typedef struct request_stats {
     int prompt_tokens, cached_tokens; /* cached: taken from earlier requests */
     int completion_tokens;            /* the end token included */
     int preemptions;
+    int drafted, accepted;                                 /* guesses of speculative decoding; those that were right */
     double queue_seconds, prefill_seconds, decode_seconds; /* waiting; to the first token; from there to the last */
 } request_stats;
 
@@ -117,6 +120,7 @@ bool engine_next(engine *e, engine_event *ev); /* the events of the last step in
 typedef struct engine_stats {
     int64_t steps, rows; /* batches; tokens computed in them */
     int64_t prompt_tokens, cached_tokens, completion_tokens, preemptions;
+    int64_t drafted, accepted;
     int running, waiting, pages, pages_held;
 } engine_stats;
 engine_stats engine_figures(const engine *e);

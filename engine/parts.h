@@ -6,8 +6,8 @@
 #include "engine/answer.h"
 #include "engine/engine.h"
 #include "engine/runner.h"
+#include "engine/speculate.h"
 
-typedef struct sequence sequence;
 struct sequence {
     int64_t id;
     sampling sampling; /* bias: heap */
@@ -19,7 +19,10 @@ struct sequence {
     int set;      /* adapters; -1: none */
     uint64_t key; /* what its keys and values depend on beside the tokens */
     track at;
-    int rows, row; /* of the present step; the first of its rows of logits */
+    int rows, row;  /* of the present step; the first of its rows of logits */
+    int drafts;     /* of these rows: guesses, in token[n .. n + drafts) */
+    int draft_rows; /* of the present batch of the draft model */
+    speculation spec;
     answer text;
     request_stats stats;
     double added, admitted, first; /* seconds_now */
@@ -37,6 +40,7 @@ struct engine {
     adapters ad;
     adapter_share all[SHARES_MAX]; /* how.adapter */
     sampler w;
+    speculator spec;
     sequence **running; /* [sequences] in the order of arrival */
     int n_running, n_waiting;
     sequence *waiting; /* in the order of arrival */

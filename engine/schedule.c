@@ -2,9 +2,10 @@
  *
  *   1. requests that were cancelled leave
  *   2. requests that wait are admitted in order while there is a place, and pages for the whole prompt
- *   3. rows: one for each answer, then pieces of prompts in order up to batch_rows
+ *   3. rows: one for each answer, then pieces of prompts in order up to batch_rows; then guesses (engine/speculate.h)
  *   4. pages for these rows in the order of arrival; where none is left, the last to come gives its pages back
- *   5. the batch; then each request whose tokens are all computed gets its next one */
+ *   5. the batch; then each request whose tokens are all computed gets its next one, and goes on as long as it is what
+ *      was guessed */
 #include "core/error.h"
 #include "core/progress.h"
 #include "engine/parts.h"
@@ -49,7 +50,8 @@ static void preempt(engine *e) {
         }
     sequence *s = e->running[--e->n_running];
     track_clear(&s->at, &e->r);
-    s->rows = 0, s->stats.preemptions++, e->stats.preemptions++;
+    speculation_clear(e, s);
+    s->rows = s->drafts = 0, s->stats.preemptions++, e->stats.preemptions++;
     queue_insert(e, s);
 }
 
@@ -59,6 +61,7 @@ static void enter(engine *e, sequence *s) {
     for (; i > 0 && e->running[i - 1]->id > s->id; i--) e->running[i] = e->running[i - 1];
     e->running[i] = s;
     s->rows = 0;
+    speculation_begin(e, s);
     if (s->admitted == 0) {
         s->admitted = seconds_now();
         s->stats.queue_seconds = s->admitted - s->added;
@@ -86,6 +89,7 @@ static void choose_rows(engine *e) {
     int left = e->r.b.rows_max;
     for (int i = 0; i < e->n_running; i++) {
         sequence *s = e->running[i];
+        s->drafts = 0;
         s->rows = s->n - s->at.cached == 1 && left > 0 ? 1 : 0;
         left -= s->rows;
     }
@@ -101,11 +105,18 @@ static void choose_rows(engine *e) {
 static void reserve_pages(engine *e) {
     for (int i = 0; i < e->n_running; i++) {
         sequence *s = e->running[i];
-        while (s->rows && track_reserve(&s->at, &e->r, s->at.cached + s->rows))
-            preempt(e); /* itself, when nobody came after it: rows is then 0 */
+        while (s->rows && track_reserve(&s->at, &e->r, s->at.cached + s->rows)) {
+            if (s->drafts) /* nobody has to go for a guess */
+                s->rows -= s->drafts, s->drafts = 0;
+            else
+                preempt(e); /* itself, when nobody came after it: rows is then 0 */
+        }
     }
     CHECK(e->n_running > 0, "no pages for a single sequence of %d", e->r.pool.n);
 }
+
+/* Whether this step computes everything before its next token. */
+static bool complete(const sequence *s) { return s->rows && s->at.cached + s->rows == s->n + s->drafts; }
 
 /* Rows of one adapter set lie together, for the kernel's sake; the order makes no difference to any of them. */
 static void compute(engine *e) {
@@ -114,14 +125,15 @@ static void compute(engine *e) {
         next = INT_MAX;
         for (int i = 0; i < e->n_running; i++) {
             sequence *s = e->running[i];
-            bool complete = s->at.cached + s->rows == s->n;
             if (s->set > set && s->set < next) next = s->set;
             if (s->set != set || !s->rows) continue;
             s->row = e->r.wants;
-            runner_add(&e->r, &s->at, s->token, s->rows, s->set, complete);
+            runner_add(&e->r, &s->at, s->token, s->rows, s->set, complete(s) ? 1 + s->drafts : 0);
         }
     }
+    double before = seconds_now();
     runner_run(&e->r);
+    if (e->r.wants == e->r.b.rows) speculator_time(e, e->r.b.rows, seconds_now() - before);
     e->stats.steps++, e->stats.rows += e->r.b.rows;
 }
 
@@ -165,6 +177,27 @@ static finish_reason emit(engine *e, sequence *s, const float *logits) {
     return ev.finish;
 }
 
+/* What a sequence has of the step: new tokens as long as the guesses were right. */
+static finish_reason take(engine *e, sequence *s) {
+    finish_reason end = FINISH_NOT;
+    if (!s->rows) return end;
+    if (!complete(s)) {
+        track_advance(&s->at, &e->r, s->key, s->token, s->at.cached + s->rows);
+        return end;
+    }
+    int kept = 0;
+    bool right = true;
+    for (int i = 0; right && end == FINISH_NOT && i <= s->drafts; i++) {
+        int32_t guess = s->token[s->n]; /* emit writes over it */
+        end = emit(e, s, runner_logits(&e->r, s->row + i));
+        right = i < s->drafts && s->token[s->n - 1] == guess;
+        kept += right;
+    }
+    track_advance(&s->at, &e->r, s->key, s->token, s->n - 1);
+    speculation_learn(e, s, s->drafts, kept);
+    return end;
+}
+
 int engine_step(engine *e) {
     e->events = e->events_taken = 0, e->text_n = e->logprob_n = 0;
     int unfinished = e->n_running + e->n_waiting;
@@ -172,16 +205,13 @@ int engine_step(engine *e) {
     admit(e);
     if (!e->n_running) return unfinished;
     choose_rows(e);
+    speculate(e);
     reserve_pages(e);
     compute(e);
-    for (int i = 0; i < e->n_running;) {
-        sequence *s = e->running[i];
-        bool complete = s->rows && s->at.cached + s->rows == s->n;
-        if (s->rows) track_advance(&s->at, &e->r, s->key, s->token, s->at.cached + s->rows);
-        if (complete && emit(e, s, runner_logits(&e->r, s->row)) != FINISH_NOT)
+    for (int i = 0; i < e->n_running;)
+        if (take(e, e->running[i]) != FINISH_NOT)
             leave(e, i);
         else
             i++;
-    }
     return unfinished;
 }
