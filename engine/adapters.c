@@ -87,7 +87,13 @@ int adapters_set(adapters *a, const adapter_share *share, int shares) {
     return at;
 }
 
-uint64_t adapters_key(const adapters *a, int set) { return set < 0 ? 0 : a->key[set]; }
+uint64_t adapters_key(const adapters *a, int set) { return set < 0 ? a->base_key : a->key[set]; }
+
+void adapters_new_base(adapters *a) {
+    a->base_key = ++a->keys;
+    for (int i = 0; i < a->sets; i++)
+        if (a->key[i]) a->key[i] = ++a->keys;
+}
 
 void adapters_use(adapters *a, int set, int more) {
     for (int k = 0; set >= 0 && k < a->set[set].shares; k++) a->users[a->share[set][k].adapter] += more;

@@ -15,8 +15,8 @@ typedef struct adapters {
     adapter_share (*share)[SHARES_MAX];
     uint64_t *key; /* 0: the set is gone with one of its adapters */
     int sets;
-    uint64_t keys;
-    struct lora_sets book; /* what batches see */
+    uint64_t keys, base_key; /* given so far; of the base, which merging changes */
+    struct lora_sets book;   /* what batches see */
 } adapters;
 
 void adapters_close(adapters *a);
@@ -24,7 +24,8 @@ int adapters_load(adapters *a, const session *s, const model_source *src, const 
 int adapters_unload(adapters *a, int adapter);
 /* The set of these shares, -1 for none of them, or -2 after fail(). */
 int adapters_set(adapters *a, const adapter_share *share, int shares);
-uint64_t adapters_key(const adapters *a, int set); /* 0: the base */
+uint64_t adapters_key(const adapters *a, int set); /* of the base: -1 */
+void adapters_new_base(adapters *a); /* what was computed with the base or on top of it is not what it is now */
 void adapters_use(adapters *a, int set, int more); /* +1: a request begins; -1: it has ended */
 
 #endif

@@ -51,9 +51,10 @@ engine *engine_open(const engine_options *given) {
         r.sets = &e->ad.book;
         bad = runner_open(&e->r, &r) || speculator_open(e);
     }
-    for (int i = 0; i < o->how.adapters && !bad; i++) {
-        e->all[i] = (adapter_share){i, o->how.adapter[i].scale};
-        bad = engine_adapter_load(e, o->how.adapter[i].dir) < 0;
+    if (!bad && o->merge && o->how.adapters) bad = engine_merge(e, o->how.adapter, o->how.adapters);
+    for (; e->alls < o->how.adapters && !bad && !o->merge; e->alls++) {
+        e->all[e->alls] = (adapter_share){e->alls, o->how.adapter[e->alls].scale};
+        bad = engine_adapter_load(e, o->how.adapter[e->alls].dir) < 0;
     }
     if (!bad) return e;
     engine_close(e);
@@ -68,6 +69,7 @@ void engine_close(engine *e) {
         sequence_free(e, s);
     }
     adapters_close(&e->ad);
+    merged_close(&e->merged);
     speculator_close(e);
     runner_close(&e->r);
     sampler_close(&e->w);
@@ -85,7 +87,29 @@ int engine_adapter_load(engine *e, const char *path) {
 }
 int engine_adapter_unload(engine *e, int adapter) { return adapters_unload(&e->ad, adapter); }
 
-void engine_default_adapters(const engine *e, request *r) { r->adapter = e->all, r->adapters = e->o.how.adapters; }
+static int check_idle(const engine *e, const char *what) {
+    int n = e->n_running + e->n_waiting;
+    return n ? fail(EXIT_USAGE, "%s: %d requests are unfinished: cancel them or wait", what, n) : 0;
+}
+
+int engine_merge(engine *e, const adapter_choice *a, int n) {
+    if (check_idle(e, "merge")) return -1;
+    if (e->merged.m) return fail(EXIT_USAGE, "merge: the base has adapters in it already: take them out first");
+    if (n < 1 || n > SHARES_MAX) return fail(EXIT_USAGE, "merge: %d adapters, expected 1 to %d", n, SHARES_MAX);
+    if (merged_open(&e->merged, &e->r.s, &e->o.how, a, n)) return -1;
+    adapters_new_base(&e->ad);
+    return 0;
+}
+
+int engine_unmerge(engine *e) {
+    if (check_idle(e, "unmerge")) return -1;
+    if (!e->merged.m) return fail(EXIT_USAGE, "unmerge: nothing is merged");
+    merged_close(&e->merged);
+    adapters_new_base(&e->ad);
+    return 0;
+}
+
+void engine_default_adapters(const engine *e, request *r) { r->adapter = e->all, r->adapters = e->alls; }
 
 /* ---- requests ---- */
 

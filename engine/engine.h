@@ -28,6 +28,7 @@ typedef struct engine_options {
     int batch_rows;       /* tokens of a step at most (512) */
     kv_type kv_type;
     int kv_pages;              /* 0: what `sequences` times `context` tokens need; at least one request must fit */
+    bool merge;                /* how.adapter is merged into the base instead of standing beside it */
     bool lookup;               /* speculative decoding: guess that text goes on as it did before; changes no answer */
     const model_source *draft; /* likewise, guesses by a smaller model with the same tokenizer; or NULL; outlives it */
 } engine_options;
@@ -45,6 +46,11 @@ int engine_context(const engine *e);
 int engine_adapter_load(engine *e,
                         const char *path);         /* PEFT directory or GGUF LoRA file; its number; -1 after fail() */
 int engine_adapter_unload(engine *e, int adapter); /* -1 after fail(): unknown, or a request that uses it goes on */
+
+/* Puts adapters into the base's matrices, in memory of their own, and takes them out again, exactly. Requests then add
+ * theirs on top. -1 after fail(): a request is unfinished, something is merged already, or the adapter is bad. */
+int engine_merge(engine *e, const adapter_choice *a, int n);
+int engine_unmerge(engine *e);
 
 typedef struct adapter_share {
     int adapter;

@@ -7,6 +7,7 @@
 #include "engine/engine.h"
 #include "engine/runner.h"
 #include "engine/speculate.h"
+#include "model/merged.h"
 
 struct sequence {
     int64_t id;
@@ -38,7 +39,9 @@ struct engine {
     engine_options o;
     runner r;
     adapters ad;
-    adapter_share all[SHARES_MAX]; /* how.adapter */
+    adapter_share all[SHARES_MAX]; /* how.adapter, `alls` of them beside the base */
+    int alls;
+    merged merged;
     sampler w;
     speculator spec;
     sequence **running; /* [sequences] in the order of arrival */

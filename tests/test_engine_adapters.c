@@ -254,6 +254,62 @@ static void test_hot(void **state) {
     model_source_close(&src);
 }
 
+static void one_answer(engine *e, int which, outcome *o, float *logits) {
+    int64_t id = 0;
+    int32_t ids[CONTEXT];
+    request q = request_of(1, ids);
+    q.sampling.temperature = 0, q.adapter = choices[which].share, q.adapters = choices[which].n;
+    if ((id = engine_add(e, &q)) < 0) fail_msg("%s", fail_text());
+    memset(o, 0, sizeof *o);
+    for (engine_event ev; engine_step(e);)
+        while (engine_next(e, &ev)) {
+            if (!o->n) memcpy(logits, ev.logits, VOCAB * sizeof *logits);
+            o->token[o->n++] = ev.token, o->stats = ev.stats;
+            o->logits = hash_bytes(o->logits, ev.logits, VOCAB * sizeof(float));
+            o->finish = ev.finish;
+        }
+    assert_int_equal(id > 0, 1);
+}
+
+/* Merged is the sum of the adapters up to rounding (fp32: products in another order), taken out it is the base again to
+ * the bit, and neither finds the other's keys and values. */
+static void check_merge(const char *backend, double bound) {
+    model_source src;
+    outcome base, sum, got;
+    float first[3][VOCAB], worst = 0;
+    engine *e = with_adapters(&src, (engine_options){.how.backend = backend});
+    const adapter_choice both[] = {{dir[0], 1}, {dir[1], 0.5f}};
+    one_answer(e, 0, &base, first[0]);
+    one_answer(e, 3, &sum, first[1]);
+    if (engine_merge(e, both, 2)) fail_msg("%s", fail_text());
+    fail_clear();
+    refused(engine_merge(e, both, 2), EXIT_USAGE, "already");
+    one_answer(e, 0, &got, first[2]);
+    assert_int_equal(got.stats.cached_tokens, 0);
+    for (int i = 0; i < VOCAB; i++) worst = fmaxf(worst, fabsf(first[2][i] - first[1][i]));
+    if (!((double)worst < bound && worst > 0))
+        fail_msg("%s: merged and unmerged logits differ by %g", backend, (double)worst);
+    assert_int_equal(engine_unmerge(e), 0);
+    one_answer(e, 0, &got, first[2]);
+    assert_int_equal(got.stats.cached_tokens, 0);
+    same(&base, &got, "after the merge", 0);
+    one_answer(e, 3, &got, first[2]);
+    same(&sum, &got, "adapters after the merge", 3);
+    refused(engine_unmerge(e), EXIT_USAGE, "nothing");
+    const adapter_choice bad = {GOLDEN "tiny_qwen3_lora", 1};
+    refused(engine_merge(e, &bad, 1), EXIT_INPUT, "tensor '");
+    one_answer(e, 0, &got, first[2]);
+    same(&base, &got, "after a merge that failed", 0);
+    engine_close(e);
+    model_source_close(&src);
+}
+
+static void test_merge(void **state) {
+    (void)state;
+    check_merge("auto", 2e-4);
+    check_merge("int8", 1); /* activations and weights in 8 bits: logits of size 10 move by a tenth */
+}
+
 static void test_bad_adapters(void **state) {
     (void)state;
     model_source src;
@@ -275,8 +331,8 @@ static void test_bad_adapters(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mixed_adapters), cmocka_unit_test(test_bf16),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mixed_adapters),  cmocka_unit_test(test_bf16),
                                        cmocka_unit_test(test_equals_attached), cmocka_unit_test(test_hot),
-                                       cmocka_unit_test(test_bad_adapters)};
+                                       cmocka_unit_test(test_merge),           cmocka_unit_test(test_bad_adapters)};
     return cmocka_run_group_tests_name("engine adapters", tests, make_scratch, remove_scratch);
 }
