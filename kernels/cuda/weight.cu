@@ -22,6 +22,7 @@ typedef struct linear {
     const float *bias;
     mat a2, w2; /* data NULL: none; w2 F32 without gaps */
     int pieces; /* of k, in the way that it goes; of the whole call's rows, which may come in parts */
+    bool rounds; /* back: c may be of bf16, which is rounded here once more */
 } linear;
 
 static int64_t outputs(const linear *l) { return l->back ? l->w->cols : l->w->rows; }
@@ -200,7 +201,7 @@ static int64_t rows_at_a_time(const kctx *c, const linear *l, way v, dtype t) {
 }
 
 static void check_shapes(const linear *l) {
-    CHECK(l->a.cols == depth(l) && l->c.cols == outputs(l) && l->a.rows == l->c.rows && (!l->back || l->c.type == F32),
+    CHECK(l->a.cols == depth(l) && l->c.cols == outputs(l) && l->a.rows == l->c.rows && (!l->back || l->rounds || l->c.type == F32),
           "%ldx%ld times %s %ldx%ld into %ldx%ld of type %d", (long)l->a.rows, (long)l->a.cols, l->w->fmt->name,
           (long)l->w->rows, (long)l->w->cols, (long)l->c.rows, (long)l->c.cols, (int)l->c.type);
 }
@@ -283,19 +284,23 @@ extern "C" void proj_fwd_cuda(kctx *c, const proj_fwd_args *p) {
     }
 }
 
-/* Adapters of a mixed batch, one after another: y is F32 here, for its chain goes on where proj_fwd left it. */
+/* Adapters of a mixed batch, one after another. Where y is bf16 it is rounded once more for each of them. */
 extern "C" void lora_fwd_cuda(kctx *c, const lora_fwd_args *a) {
     for (int j = 0; j < a->items; j++) {
         const lora_item *it = &a->item[j];
         const lora_part *p = it->part;
         if (!p->down.cols) continue;
         const mat h = mat_f32(it->h, it->rows, p->down.cols);
-        run_backward(c, h, mat_rows(a->x, it->row, it->rows), &p->down, false);
+        linear l = {};
+        l.back = true, l.c = h, l.a = mat_rows(a->x, it->row, it->rows), l.w = &p->down;
+        run(c, &l);
         c->be->scale(c, h, h, it->scale);
-        for (int i = 0; i < a->n; i++)
-            if (p->up[i].rows && a->y[i].data)
-                run_backward(c, mat_rows(a->y[i], it->row, it->rows), mat_cols(h, p->at[i], p->up[i].rows), &p->up[i],
-                             true);
+        l.add = l.rounds = true;
+        for (int i = 0; i < a->n; i++) {
+            if (!p->up[i].rows || !a->y[i].data) continue;
+            l.c = mat_rows(a->y[i], it->row, it->rows), l.a = mat_cols(h, p->at[i], p->up[i].rows), l.w = &p->up[i];
+            run(c, &l);
+        }
     }
 }
 
