@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SEQUENCES = 16, ADAPTERS = 8, STEPS = 12, PROMPT = 24, CONTEXT = 1024 };
+enum { SEQUENCES = 16, ADAPTERS = 8, STEPS = 12, PROMPT = 24, LONG_PROMPT = 512, CONTEXT = 1024 };
 
 typedef struct {
     bench_options o;
@@ -52,22 +52,48 @@ static int make_adapters(bench *b) {
     return bad;
 }
 
-/* Seconds of STEPS steps of SEQUENCES answers; request i has adapter i % different, or none. */
-static double decode(const bench *b, engine *e, int different, int round) {
-    int32_t ids[PROMPT];
-    for (int i = 0; i < SEQUENCES; i++) {
+/* Of `sequences` answers: request i has adapter i % different, or none. */
+typedef struct {
+    double prompts, answers; /* seconds of the first step, and of STEPS steps behind it */
+} run_times;
+
+static run_times decode(const bench *b, engine *e, int sequences, int prompt, int different, int round) {
+    int32_t ids[LONG_PROMPT];
+    run_times t = {-1, -1};
+    for (int i = 0; i < sequences; i++) {
         request q = REQUEST_PLAIN;
         const adapter_share share = {different ? i % different : 0, 1};
-        for (int k = 0; k < PROMPT; k++)
-            ids[k] = (int32_t)rng_below(9, STREAM_TEST, (uint64_t)(round * 1000 + i * PROMPT + k), 1000);
-        q.prompt = ids, q.n = PROMPT, q.max_tokens = STEPS + 1, q.sampling.temperature = 0, q.ignore_eog = true;
+        for (int k = 0; k < prompt; k++)
+            ids[k] = (int32_t)rng_below(9, STREAM_TEST, (uint64_t)(round * 100000 + i * prompt + k), 1000);
+        q.prompt = ids, q.n = prompt, q.max_tokens = STEPS + 1, q.sampling.temperature = 0, q.ignore_eog = true;
         if (different) q.adapter = &share, q.adapters = 1;
-        if (engine_add(e, &q) < 0) return -1;
+        if (engine_add(e, &q) < 0) return t;
     }
-    engine_step(e); /* the prompts and the first tokens */
+    double began = bench_now(b->o.threads);
+    engine_step(e);
     double before = bench_now(b->o.threads);
     while (engine_step(e)) {}
-    return bench_now(b->o.threads) - before;
+    return (run_times){before - began, bench_now(b->o.threads) - before};
+}
+
+/* One request with an adapter and without, its prompt and its answer. */
+static int bench_one(const bench *b) {
+    samples prompt = {0}, answer = {0}, speed = {0};
+    engine *e = open_engine(b, (engine_options){0});
+    if (!e || engine_adapter_load(e, b->dir[0]) < 0) return -1;
+    for (int r = -1; r < b->o.runs; r++) {
+        run_times base = decode(b, e, 1, LONG_PROMPT, 0, 2 * r + 2), with = decode(b, e, 1, LONG_PROMPT, 1, 2 * r + 3);
+        if (base.answers < 0 || with.answers < 0) return -1;
+        if (r < 0) continue;
+        samples_add(&prompt, with.prompts / base.prompts), samples_add(&answer, with.answers / base.answers);
+        samples_add(&speed, STEPS / base.answers);
+    }
+    printf("{\"what\": \"adapter\", \"threads\": %d, \"base_tokens_per_second\": %.1f, \"decode_cost\": %.3f, "
+           "\"prefill_cost\": %.3f}\n",
+           b->o.threads, samples_median(&speed), samples_median(&answer), samples_median(&prompt));
+    fflush(stdout);
+    engine_close(e);
+    return 0;
 }
 
 static int bench_adapters(const bench *b) {
@@ -77,8 +103,9 @@ static int bench_adapters(const bench *b) {
     for (int i = 0; i < ADAPTERS; i++)
         if (engine_adapter_load(e, b->dir[i]) < 0) return -1;
     for (int r = -1; r < b->o.runs; r++) {
-        double base = decode(b, e, 0, 4 * r + 4), single = decode(b, e, 1, 4 * r + 5),
-               eight = decode(b, e, ADAPTERS, 4 * r + 6);
+        double base = decode(b, e, SEQUENCES, PROMPT, 0, 4 * r + 4).answers;
+        double single = decode(b, e, SEQUENCES, PROMPT, 1, 4 * r + 5).answers;
+        double eight = decode(b, e, SEQUENCES, PROMPT, ADAPTERS, 4 * r + 6).answers;
         if (base < 0 || single < 0 || eight < 0) return -1;
         if (r < 0) continue; /* warms up */
         samples_add(&none, SEQUENCES * STEPS / base), samples_add(&one, SEQUENCES * STEPS / single);
@@ -149,7 +176,8 @@ static int bench_lookup(const bench *b, const char *what, const char *prompt, do
 static int run(bench *b) {
     if (model_source_open(&b->src, b->o.word) || !(b->tok = model_tokenizer(&b->src, NULL))) return -1;
     char *repeats = xprintf("%s\n\n%s\n\n%s\n\nThe lighthouse keeper", story, story, story);
-    int bad = make_adapters(b) || bench_adapters(b) || bench_lookup(b, "repeats its prompt", repeats, 0) ||
+    int bad = make_adapters(b) || bench_one(b) || bench_adapters(b) ||
+              bench_lookup(b, "repeats its prompt", repeats, 0) ||
               bench_lookup(b, "a story, sampled", "Once upon a time there was a miller who", 1);
     free(repeats);
     return bad;
