@@ -96,7 +96,7 @@ int engine_merge(engine *e, const adapter_choice *a, int n) {
     if (check_idle(e, "merge")) return -1;
     if (e->merged.m) return fail(EXIT_USAGE, "merge: the base has adapters in it already: take them out first");
     if (n < 1 || n > SHARES_MAX) return fail(EXIT_USAGE, "merge: %d adapters, expected 1 to %d", n, SHARES_MAX);
-    if (merged_open(&e->merged, &e->r.s, &e->o.how, a, n)) return -1;
+    if (merged_open(&e->merged, &e->r.s, e->o.src, &e->o.how, a, n)) return -1;
     adapters_new_base(&e->ad);
     return 0;
 }

@@ -2,6 +2,7 @@
 #include "core/error.h"
 #include "core/num.h"
 #include "kernels/rows16.h"
+#include "model/lora_file.h"
 #include "peft/merge.h"
 
 #include <stdlib.h>
@@ -11,6 +12,7 @@ enum { ROWS = 64 }; /* of a matrix at a time */
 
 typedef struct {
     session *s;
+    const model_source *src;
     kctx k; /* canonical kernels of the host, whatever the session computes with */
     int adapters;
     adapter ad[SHARES_MAX];
@@ -32,25 +34,28 @@ static int count_projs(const model *m) {
     return n;
 }
 
-/* Adapter i with all its matrices in fp32; the model keeps none of it. */
-static int read_adapter(merger *me, int i, const char *dir, int projs) {
-    lora_config l;
+/* The adapter's configuration, attached over `mem`. */
+static int attach(merger *me, int i, const char *path, lora_file *f, arena *mem) {
+    model *m = &me->s->m;
+    if (lora_file_open(f, me->src, path)) return -1;
+    f->cfg.dropout = 0;
+    return adapter_attach(&me->ad[i], &f->cfg, m->groups, m->n_groups, 0, false, mem);
+}
+
+/* Adapter i with all its matrices in fp32; the model keeps none of it. Counted, then read. */
+static int read_adapter(merger *me, int i, const char *path, int projs) {
+    lora_file f = {0};
     model *m = &me->s->m;
     arena plan;
-    if (lora_config_read(&l, dir)) return -1;
-    l.dropout = 0;
     arena_plan(&plan, "adapter");
-    int bad = adapter_attach(&me->ad[i], &l, m->groups, m->n_groups, 0, false, &plan);
+    int bad = attach(me, i, path, &f, &plan);
     size_t bytes = plan.peak;
-    arena_close(&plan);
-    adapter_close(&me->ad[i]);
-    bad = bad || lora_config_read(&l, dir) || arena_open(&me->mem[i], "adapter", bytes) ||
-          adapter_attach(&me->ad[i], &l, m->groups, m->n_groups, 0, false, &me->mem[i]) ||
-          adapter_load(&me->ad[i], dir);
-    for (int p = 0; p < projs; p++) {
-        me->lora[p * me->adapters + i] = proj_at(m, p)->lora;
-        proj_at(m, p)->lora = NULL;
-    }
+    arena_close(&plan), adapter_close(&me->ad[i]), lora_file_close(&f);
+    bad = bad || arena_open(&me->mem[i], "adapter", bytes) || attach(me, i, path, &f, &me->mem[i]) ||
+          lora_file_load(&f, &me->ad[i]);
+    for (int p = 0; p < projs; p++) me->lora[p * me->adapters + i] = proj_at(m, p)->lora;
+    adapter_detach(m->groups, m->n_groups);
+    lora_file_close(&f);
     return bad ? -1 : 0;
 }
 
@@ -130,8 +135,9 @@ static int build(merger *me, merged *g, int projs) {
     return bad;
 }
 
-int merged_open(merged *g, session *s, const inference_options *o, const adapter_choice *a, int n) {
-    merger me = {.s = s, .adapters = n, .packed = backend_is_int8(o->backend)};
+int merged_open(merged *g, session *s, const model_source *src, const inference_options *o, const adapter_choice *a,
+                int n) {
+    merger me = {.s = s, .src = src, .adapters = n, .packed = backend_is_int8(o->backend)};
     float scale[SHARES_MAX];
     int projs = count_projs(&s->m);
     const backend *be = backend_open("auto");

@@ -14,7 +14,8 @@ typedef struct merged {
 } merged;
 
 /* Puts the sum of n adapters into the model of s. -1 after fail(): nothing has changed. */
-int merged_open(merged *g, session *s, const inference_options *o, const adapter_choice *a, int n);
+int merged_open(merged *g, session *s, const model_source *src, const inference_options *o, const adapter_choice *a,
+                int n);
 void merged_close(merged *g); /* the model has its own matrices again; nothing where it was not open */
 
 #endif

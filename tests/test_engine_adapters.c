@@ -254,6 +254,29 @@ static void test_hot(void **state) {
     model_source_close(&src);
 }
 
+/* The same adapter out of both containers. */
+static void test_containers(void **state) {
+    (void)state;
+    model_source src;
+    outcome got[2] = {0};
+    int32_t ids[CONTEXT];
+    request q = request_of(1, ids);
+    q.sampling.temperature = 0, q.adapters = 1;
+    engine *e = open_engine(&src, GOLDEN "tiny_mistral", (engine_options){0});
+    if (engine_adapter_load(e, GOLDEN "tiny_mistral_lora") ||
+        engine_adapter_load(e, GOLDEN "tiny_mistral_lora.gguf") != 1)
+        fail_msg("%s", fail_text());
+    for (int i = 0; i < 2; i++) {
+        const adapter_share share = {i, 1};
+        q.adapter = &share;
+        assert_int_equal(engine_add(e, &q), i + 1);
+        drain(e, got);
+    }
+    same(&got[0], &got[1], "GGUF", 1);
+    engine_close(e);
+    model_source_close(&src);
+}
+
 static void one_answer(engine *e, int which, outcome *o, float *logits) {
     int64_t id = 0;
     int32_t ids[CONTEXT];
@@ -333,6 +356,7 @@ static void test_bad_adapters(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_mixed_adapters),  cmocka_unit_test(test_bf16),
                                        cmocka_unit_test(test_equals_attached), cmocka_unit_test(test_hot),
-                                       cmocka_unit_test(test_merge),           cmocka_unit_test(test_bad_adapters)};
+                                       cmocka_unit_test(test_merge),           cmocka_unit_test(test_containers),
+                                       cmocka_unit_test(test_bad_adapters)};
     return cmocka_run_group_tests_name("engine adapters", tests, make_scratch, remove_scratch);
 }
