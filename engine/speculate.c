@@ -118,17 +118,16 @@ static double share_of(const sequence *s, draft_source x) {
     return (PRIOR * PRIOR_SHARE(x) + s->spec.kept[x]) / (PRIOR + s->spec.tried[x]);
 }
 
-/* Seconds of a batch of `rows`, out of the nearest that were seen. */
+/* Seconds of a batch of `rows` <= TIMED_ROWS, out of the nearest that were seen. */
 static double time_of(const speculator *d, int rows) {
     int below = rows, above = rows;
-    if (rows > DRAFT_ROWS) rows = DRAFT_ROWS;
     while (below > 0 && !(d->step[below] > 0)) below--;
-    while (above <= DRAFT_ROWS && !(d->step[above] > 0)) above++;
-    if (below > 0 && below == rows) return d->step[rows];
-    if (below > 0 && above <= DRAFT_ROWS)
+    while (above <= TIMED_ROWS && !(d->step[above] > 0)) above++;
+    if (below == rows) return d->step[rows];
+    if (!below) return 1 + ROW_COST * (rows - 1); /* nothing yet: any unit will do */
+    if (above <= TIMED_ROWS)
         return d->step[below] + (d->step[above] - d->step[below]) * (rows - below) / (above - below);
-    double one = below > 0 ? d->step[below] / (1 + ROW_COST * (below - 1)) : 1;
-    return below > 0 ? d->step[below] + ROW_COST * one * (rows - below) : one * (1 + ROW_COST * (rows - 1));
+    return d->step[below] * (1 + ROW_COST * (rows - below) / (1 + ROW_COST * (below - 1)));
 }
 
 /* The length that brings most tokens a second, `rows` of others in the batch; each guess costs `guess` seconds. */
@@ -144,7 +143,7 @@ static int best_length(const engine *e, double a, int rows, int most, double gue
 }
 
 void speculator_time(engine *e, int rows, double seconds) {
-    if (rows > DRAFT_ROWS) return;
+    if (rows > TIMED_ROWS) return;
     double *t = &e->spec.step[rows];
     *t = *t > 0 ? *t + 0.2 * (seconds - *t) : seconds;
 }
@@ -256,7 +255,7 @@ void speculate(engine *e) {
     bool drafting = false;
     if (!e->spec.lookup && !e->spec.model) return;
     for (int i = 0; i < e->n_running; i++) rows += e->running[i]->rows;
-    left = smaller(left, e->r.b.rows_max - rows);
+    left = smaller(left, smaller(e->r.b.rows_max, TIMED_ROWS) - rows);
     for (int i = 0; i < e->n_running; i++) {
         sequence *s = e->running[i];
         if (s->rows != 1 || s->at.cached + 1 != s->n) continue;

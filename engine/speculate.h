@@ -20,7 +20,7 @@
 typedef struct engine engine;
 typedef struct sequence sequence;
 
-enum { DRAFT_MAX = 16, DRAFT_ROWS = 32 }; /* guesses for a request, for a batch */
+enum { DRAFT_MAX = 16, DRAFT_ROWS = 32, TIMED_ROWS = 128 }; /* guesses for a request, for a batch; its rows at most */
 
 /* Where a guess comes from: look-up by how many tokens agreed before, or the model. */
 typedef enum { LOOKUP_SHORT, LOOKUP_MIDDLE, LOOKUP_LONG, DRAFT_MODEL, SOURCES } draft_source;
@@ -38,8 +38,8 @@ typedef struct speculator {
     bool lookup, model;
     runner r; /* the draft model */
     sampler w;
-    double step[1 + DRAFT_ROWS + 1]; /* seconds of a batch of so many rows, all of them answers'; 0: not yet seen */
-    double draft_step;               /* of one round of the draft model */
+    double step[1 + TIMED_ROWS]; /* seconds of a batch of so many rows, all of them answers'; 0: not yet seen */
+    double draft_step;           /* of one round of the draft model */
 } speculator;
 
 int speculator_open(engine *e);

@@ -188,7 +188,7 @@ void sampler_logprobs(sampler *w, const float *logits, int32_t chosen, int top, 
     double sum = 0, high = (double)logits[most_probable(logits, w->vocab)];
     for (int i = 0; i < w->vocab; i++)
         if (logits[i] == logits[i]) sum += exp((double)logits[i] - high);
-    double lse = high + log(sum);
+    double lse = high + (sum > 0 ? log(sum) : 0); /* 0: nothing but NaN */
     out[0] = (token_logprob){chosen, (float)((double)logits[chosen] - lse)};
     if (top > w->vocab) top = w->vocab;
     if (top > 0) largest(w->c, logits, w->vocab, top);

@@ -265,65 +265,76 @@ static void test_speculation(void **state) {
 }
 
 /* The first two tokens of many seeds, with a draft model in the way, against the model's own probabilities. */
+enum { SEEDS = 3000, KEEP = 6 };
+typedef struct {
+    int32_t first[KEEP], second[KEEP][KEEP];
+    double p[KEEP * KEEP];
+} two_tokens;
+
+/* What the filter leaves behind n tokens, with their probabilities. */
+static void left_behind(engine *e, const request *like, const int32_t *ids, int n, int32_t *id, double *p) {
+    request q = *like;
+    engine_event ev;
+    sampler w;
+    double sum = 0;
+    q.prompt = ids, q.n = n, q.max_tokens = 1;
+    if (engine_add(e, &q) < 0) fail_msg("%s", fail_text());
+    while (engine_step(e) && !engine_next(e, &ev)) {}
+    sampler_open(&w, VOCAB);
+    assert_int_equal(sampler_filter(&w, ev.logits, &q.sampling, ids, n, n), KEEP);
+    for (int k = 0; k < KEEP; k++) sum += p[k] = exp((double)w.c[k].logit / q.sampling.temperature);
+    for (int k = 0; k < KEEP; k++) id[k] = w.c[k].id, p[k] /= sum;
+    sampler_close(&w);
+}
+
+static void expect(engine *e, const request *q, const int32_t *ids, two_tokens *want) {
+    double first[KEEP], second[KEEP];
+    left_behind(e, q, ids, 3, want->first, first);
+    for (int i = 0; i < KEEP; i++) {
+        const int32_t more[] = {ids[0], ids[1], ids[2], want->first[i]};
+        left_behind(e, q, more, 4, want->second[i], second);
+        for (int k = 0; k < KEEP; k++) want->p[i * KEEP + k] = first[i] * second[k];
+    }
+}
+
+static int place_of(const int32_t *ids, int32_t id) {
+    int i = 0;
+    while (i < KEEP && ids[i] != id) i++;
+    assert_true(i < KEEP);
+    return i;
+}
+
 static void test_distribution(void **state) {
     (void)state;
-    enum { SEEDS = 3000, KEEP = 6 };
-    const int32_t ids[] = {5, 9, 120};
+    static const int32_t ids[] = {5, 9, 120};
+    static int32_t token[SEEDS + 1][3];
+    static int n[SEEDS + 1], count[KEEP * KEEP];
+    static two_tokens want;
     model_source src, other;
+    int drafted = 0;
     assert_int_equal(model_source_open(&other, GOLDEN "tiny_tied"), 0);
     engine *e =
         open_engine(&src, GOLDEN "tiny_llama", (engine_options){.sequences = 16, .draft = &other, .lookup = true});
     request q = REQUEST_PLAIN;
     q.prompt = ids, q.n = 3, q.max_tokens = 3, q.ignore_eog = true;
     q.sampling.top_k = KEEP, q.sampling.temperature = 1.3;
-    static int count[KEEP * KEEP];
-    static double p[KEEP * KEEP];
-    static int32_t token[SEEDS + 1][3], first[KEEP], second[KEEP][KEEP];
-    static int n[SEEDS + 1];
     for (int i = 0; i < SEEDS; i++) {
         q.sampling.seed = 1000 + (uint64_t)i;
         assert_int_equal(engine_add(e, &q), i + 1);
     }
-    int drafted = 0;
-    sampler w;
-    sampler_open(&w, VOCAB);
     for (engine_event ev; engine_step(e);)
         while (engine_next(e, &ev)) {
-            if (ev.token >= 0) token[ev.id][n[ev.id]++] = ev.token;
+            token[ev.id][n[ev.id]++] = ev.token;
             if (ev.finish) drafted += ev.stats.drafted;
         }
-    q.sampling.seed = 0, q.max_tokens = 1;
-    for (int i = -1; i < KEEP; i++) { /* the model's probabilities: of the first token, and behind each of them */
-        int32_t more[4] = {ids[0], ids[1], ids[2], i < 0 ? 0 : first[i]};
-        engine_event ev;
-        double sum = 0;
-        q.prompt = more, q.n = i < 0 ? 3 : 4;
-        if (engine_add(e, &q) < 0) fail_msg("%s", fail_text());
-        while (engine_step(e) && !engine_next(e, &ev)) {}
-        assert_int_equal(sampler_filter(&w, ev.logits, &q.sampling, more, q.n, q.n), KEEP);
-        for (int k = 0; k < KEEP; k++) sum += exp((double)w.c[k].logit / 1.3);
-        for (int k = 0; k < KEEP; k++) {
-            double pk = exp((double)w.c[k].logit / 1.3) / sum;
-            if (i < 0)
-                first[k] = w.c[k].id, p[k * KEEP] = pk;
-            else
-                second[i][k] = w.c[k].id;
-            if (i >= 0 && k) p[i * KEEP + k] = p[i * KEEP] * pk;
-            if (i >= 0 && k == KEEP - 1) p[i * KEEP] *= exp((double)w.c[0].logit / 1.3) / sum;
-        }
-    }
-    for (int s = 1; s <= SEEDS; s++) {
-        int a = 0, b = 0;
-        assert_int_equal(n[s], 3);
-        while (a < KEEP && first[a] != token[s][0]) a++;
-        assert_true(a < KEEP);
-        while (b < KEEP && second[a][b] != token[s][1]) b++;
-        assert_true(b < KEEP);
-        count[a * KEEP + b]++;
-    }
     assert_true(drafted > 0);
-    check_counts(count, p, KEEP * KEEP, SEEDS, "two tokens");
-    sampler_close(&w);
+    expect(e, &q, ids, &want);
+    for (int s = 1; s <= SEEDS; s++) {
+        int first = place_of(want.first, token[s][0]);
+        assert_int_equal(n[s], 3);
+        count[first * KEEP + place_of(want.second[first], token[s][1])]++;
+    }
+    check_counts(count, want.p, KEEP * KEEP, SEEDS, "two tokens");
     engine_close(e);
     model_source_close(&src), model_source_close(&other);
 }

@@ -50,7 +50,7 @@
 /* 16 int8 as floats: exact */
 static inline v16 v16_from_i8(const int8_t *p) {
     int32_t l[16];
-    for (int i = 0; i < 16; i++) l[i] = p[i];
+    for (int i = 0; i < 16; i++) l[i] = (int32_t)p[i];
     return v16_from_i(v16i_load(l));
 }
 

@@ -76,7 +76,7 @@ static void row_fwd(const span *s, int64_t i, float *out, float *lse) {
 }
 
 static void forward(mat o, float *lse, mat q, mat k, mat v, const kv_pages *p, const attn *a) {
-    float buf[HEAD_DIM_MAX];
+    float buf[HEAD_DIM_MAX] = {0};
     for (int n = 0; n < a->seqs; n++)
         for (int h = 0; h < a->heads; h++) {
             span s = {a, q, k, v, n, h, h / (a->heads / a->kv_heads), p, buf};
