@@ -75,7 +75,10 @@ static int put_hparams(gguf_meta *m, const model_source *s) {
         put_int(m, s, "attention.key_length", hp->head_dim);
         put_int(m, s, "attention.value_length", hp->head_dim);
     }
-    if (hp->window && hp->window < hp->context) put_int(m, s, "attention.sliding_window", hp->window);
+    if (!hp->window || hp->window >= hp->context) return 0;
+    put_int(m, s, "attention.sliding_window", hp->window);
+    fprintf(stderr, "note: %s: a sliding window of %ld keys: llama.cpp has none for '%s' and looks at all of them\n",
+            s->path, (long)hp->window, s->fam->gguf);
     return 0;
 }
 

@@ -387,6 +387,84 @@ static void test_imatrix(void **state) {
     imatrix_free(&m);
 }
 
+static int read_bytes(const uint8_t *data, size_t n, const char *path) {
+    imatrix m;
+    assert_int_equal(file_save(path, data, n), 0);
+    int bad = imatrix_read(&m, path);
+    if (!bad) imatrix_free(&m);
+    return bad;
+}
+
+/* Cut anywhere, or one number wrong: refused, never believed. What may follow the entries is allowed to be missing. */
+static void test_bad_imatrix(void **state) {
+    (void)state;
+    static const struct {
+        size_t at;
+        int32_t value;
+        const char *said;
+    } wrong[] = {{0, 0, "a number of entries is 0"},      {0, -1, "a number of entries is -1"},
+                 {0, 3, "the file ends inside"},          {4, -1, "a name is -1"},
+                 {4, 1 << 20, "a name is 1048576"},       {4 + 4 + 19, 0, "a number of calls is 0"},
+                 {4 + 8 + 19, 0, "a number of channels"}, {4 + 8 + 19, 1 << 20, "the file ends inside its 1048576"},
+                 {4 + 12 + 19, 0x7fc00000, "has nan"},    {4 + 12 + 19, (int32_t)0xbf800000, "has -1"}};
+    imatrix m = {.dataset = xstrdup("t")};
+    float x[4] = {1, 2, 3, 4};
+    imatrix_add(&m, "blk.0.attn_q.weight", x, 1, 4, 4), imatrix_add(&m, "blk.1.attn_q.weight", x, 1, 4, 4);
+    char *good = xprintf("%s/good.dat", dir), *bad = xprintf("%s/bad.dat", dir);
+    assert_int_equal(imatrix_write(&m, good), 0);
+    file_map f;
+    assert_int_equal(file_open(&f, good), 0);
+    uint8_t *copy = xcalloc(f.size, 1);
+    size_t entries = 4 + 2 * (12 + 19 + 16), chunks = entries + 4;
+    for (size_t n = 0; n < f.size; n++) {
+        int refused_it = read_bytes(f.data, n, bad);
+        if (refused_it != (n == entries || n == chunks ? 0 : -1)) fail_msg("%zu of %zu bytes", n, (size_t)f.size);
+        fail_clear();
+    }
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        memcpy(copy, f.data, f.size);
+        memcpy(copy + wrong[i].at, &wrong[i].value, 4);
+        assert_int_equal(read_bytes(copy, f.size, bad), -1);
+        if (!strstr(fail_text(), wrong[i].said)) fail_msg("'%s' is not in: %s", wrong[i].said, fail_text());
+        fail_clear();
+    }
+    memcpy(copy, f.data, f.size);
+    memcpy(copy + 4 + 12 + 19 + 16 + 4 + 4, "0", 1); /* the second name becomes the first */
+    assert_int_equal(read_bytes(copy, f.size, bad), -1);
+    assert_non_null(strstr(fail_text(), "'blk.0.attn_q.weight' is there twice"));
+    fail_clear();
+    file_close(&f), imatrix_free(&m);
+    free(copy), free(good), free(bad);
+}
+
+/* Bytes of a model of Llama-2-7B's shape in a format: Q4_0 comes to about 3.6 GiB. */
+static void test_sizes(void **state) {
+    (void)state;
+    static const struct {
+        const char *to;
+        double gib;
+    } cases[] = {{"q4_0", 3.56}, {"q4_k_m", 3.80}, {"q5_k_m", 4.45}, {"q8_0", 6.67}, {"f16", 12.55}};
+    const model_source s = {
+        .fam = family_by_name("llama"),
+        .hp = {.vocab = 32000, .dim = 4096, .ffn = 11008, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        char name[160];
+        bool layered;
+        double bytes = 0;
+        for (int p = 0; name_hf(p, 0, name, sizeof name, &layered); p++)
+            for (int layer = 0; name_used(p, 0) && layer < (layered ? 32 : 1); layer++) {
+                int64_t rows, cols;
+                name_hf(p, layer, name, sizeof name, &layered);
+                model_source_shape(&s, p, &rows, &cols);
+                const weight_format *f =
+                    &weight_formats[export_target_format(export_target_by_name(cases[c].to), &s, name, rows, cols)];
+                bytes += (double)((rows ? rows : 1) * cols / f->block * f->bytes);
+            }
+        double gib = bytes / (1 << 30);
+        if (fabs(gib - cases[c].gib) > 0.01) fail_msg("%s: %.3f GiB, expected %.2f", cases[c].to, gib, cases[c].gib);
+    }
+}
+
 /* What ./infer --imatrix collects is what transformers' modules are given; and collecting changes no bit. */
 static void test_collected(void **state) {
     (void)state;
@@ -583,10 +661,11 @@ static int remove_dir(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_converter), cmocka_unit_test(test_formats),   cmocka_unit_test(test_mix),
-        cmocka_unit_test(test_merged),    cmocka_unit_test(test_nf4),       cmocka_unit_test(test_bad_nf4),
-        cmocka_unit_test(test_imatrix),   cmocka_unit_test(test_collected), cmocka_unit_test(test_check),
-        cmocka_unit_test(test_swallowed), cmocka_unit_test(test_weighted),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_converter), cmocka_unit_test(test_formats),     cmocka_unit_test(test_mix),
+        cmocka_unit_test(test_merged),    cmocka_unit_test(test_nf4),         cmocka_unit_test(test_bad_nf4),
+        cmocka_unit_test(test_imatrix),   cmocka_unit_test(test_bad_imatrix), cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_collected), cmocka_unit_test(test_check),       cmocka_unit_test(test_swallowed),
+        cmocka_unit_test(test_weighted),  cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -383,11 +383,11 @@ static void sparse_adapter(const char *where, int dim, int ffn, int layers, int 
 }
 
 /* As a program of its own (see main): its peak is its own, and OpenMP's threads do not survive a fork. */
-static void bounded(const char *arguments, const char *name) {
+static void bounded(const char *arguments, const char *name, const char *to) {
     struct rusage u;
     int status;
     int64_t bound = 2 * 1024 * 4096 * 4 + (64 << 20);
-    char *all = xprintf("%s --out %s/%s --dtype bf16", arguments, dir, name);
+    char *all = xprintf("%s --out %s/%s --to %s", arguments, dir, name, to);
     fflush(stdout);
     pid_t child = fork();
     if (!child) {
@@ -409,8 +409,10 @@ static void test_memory(void **state) {
     sparse_model(model, 1024, 4096, 3);
     sparse_adapter(ad, 1024, 4096, 3, 8);
     char *arguments = xprintf("--model %s --adapter %s", model, ad), *four = xprintf("%s --load-in-4bit", arguments);
-    bounded(arguments, "big_merged");
-    bounded(four, "big_merged_nf4");
+    bounded(arguments, "big_merged", "bf16");
+    bounded(four, "big_merged_nf4", "bf16");
+    bounded(arguments, "big_merged.gguf", "q4_k_m");
+    bounded(arguments, "big_to_nf4", "nf4");
     free(model), free(ad), free(arguments), free(four);
 }
 
