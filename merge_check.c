@@ -85,11 +85,11 @@ typedef struct {
 } check_sum;
 
 static double log_sum(const float *z, int64_t n, int64_t *top) {
-    double max = (double)z[0], sum = 0;
+    double max = (double)z[0], sum = 1; /* the largest itself */
     *top = 0;
     for (int64_t i = 1; i < n; i++)
         if ((double)z[i] > max) max = (double)z[i], *top = i;
-    for (int64_t i = 0; i < n; i++) sum += exp((double)z[i] - max);
+    for (int64_t i = 0; i < n; i++) sum += i == *top ? 0 : exp((double)z[i] - max);
     return max + log(sum);
 }
 

@@ -98,7 +98,7 @@ static int read_state(const model_source *s, nf4_source *t, const json_t *o, con
 
 static int read_parts(const model_source *s, nf4_source *t, bool twice) {
     int64_t n[NF4_PARTS];
-    const void *map, *part;
+    const void *map = NULL, *part = NULL;
     nf4_part_sizes(t->rows, t->cols, twice, n);
     if (take_part(s, t, NF4_CODES, n[NF4_CODES], &t->codes) || take_part(s, t, NF4_MAP, 16, &map)) return -1;
     if (memcmp(map, nf4_codes, sizeof nf4_codes) != 0)
