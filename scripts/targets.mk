@@ -7,7 +7,7 @@ ASAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 ASAN_MAKE = BUILD=build/asan SAN='$(ASAN_FLAGS)' OPT='-O1 -g -fno-omit-frame-pointer -ffp-contract=off'
 
 help:
-	@echo "make            build ./train ./infer ./merge for this CPU"
+	@echo "make            build ./train ./infer ./merge ./quantize for this CPU"
 	@echo "make test       run the tests (installs missing Debian packages); logs in build/tests/log"
 	@echo "make asan       the same under AddressSanitizer and UndefinedBehaviorSanitizer, in build/asan"
 	@echo "make torture    kill training $(KILLS) times and let every system call of a save fail (KILLS=n)"
