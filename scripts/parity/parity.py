@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import material  # noqa: E402
 import ours  # noqa: E402
 import reference  # noqa: E402
+import export_checks  # noqa: E402
 import text_checks  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
@@ -242,7 +243,7 @@ def merged(w):
             yield f"greedy text of 32 tokens, merged {name}, {'chat' if chat else 'text'} {i + 1}", float(not same), 0
 
 
-CHECKS = {f.__name__: f for f in (*text_checks.CHECKS, logits, nf4, tiny_lora, tiny_qlora, lora, qlora, adapters, merged)}
+CHECKS = {f.__name__: f for f in (*text_checks.CHECKS, logits, nf4, tiny_lora, tiny_qlora, lora, qlora, adapters, merged, *export_checks.CHECKS)}
 
 
 def main():
