@@ -149,7 +149,7 @@ static inline v16i signed_byte(const uint8_t *p) {
 
 /* Sixteen tokens keep 16 sums, 8 vectors of codes and the scales in 32 registers of 64 bytes. Narrower ones hold four
  * tokens at most, the codes coming from the first-level cache. */
-#if defined(ISA_avx512)
+#if defined(ISA_avx512) && !defined(ISA_avx512_simde) /* there it would compile for a minute */
 #define EACH_T(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(4, __VA_ARGS__) X(8, __VA_ARGS__) X(16, __VA_ARGS__)
 #define ALL(name)                                                                                                      \
     { name##_1, name##_2, name##_4, name##_8, name##_16 }
