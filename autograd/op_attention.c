@@ -28,7 +28,7 @@ tensor *op_attention(tape *t, tensor *q, tensor *k, tensor *v, const attn *a) {
 
 static attn *case_attn(op_fixture *f, tape *t, int heads, int kv_heads, int dim, int window) {
     static const int lengths[] = {4, 1, 7};
-    const batch *b = fixture_batch(f, lengths, 3);
+    const batch *b = tape_batch(t, fixture_batch(f, lengths, 3));
     attn *a = tape_host(t, sizeof *a);
     *a = (attn){heads, kv_heads, dim, 0.4f, window, b->seqs, b->start, b->past, b->start};
     return a;

@@ -42,8 +42,8 @@ static tensor *head_run(op_fixture *f, tape *t, tensor **in, param *p) {
     mat logprob = tape_tensor(t, rows, 1, false)->val, dy = tape_tensor(t, rows, 1, false)->val;
     const float *w = fixture_floats(f, rows, 1, 0.3f);
     step_sums *sums = tape_host(t, sizeof *sums);
-    op_head_loss(t, fixture_weight(f, FMT_F32, 50, in[0]->val.cols), in[0], fixture_batch(f, lengths, 1)->token, w,
-                 logprob.data, sums);
+    op_head_loss(t, fixture_weight(f, FMT_F32, 50, in[0]->val.cols), in[0],
+                 tape_batch(t, fixture_batch(f, lengths, 1))->token, w, logprob.data, sums);
     t->k->be->scale(t->k, dy, mat_f32((float *)w, rows, 1), -1);
     tensor *y = tape_wrap(t, logprob, false);
     y->grad = dy;

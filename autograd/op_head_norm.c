@@ -43,7 +43,7 @@ static tensor *turned_run(op_fixture *f, tape *t, tensor **in, param *p) {
     static const int lengths[] = {2, 3};
     (void)p;
     tensor *y = op_head_norm(t, in[0], fixture_floats(f, 16, 1, 0.3f), 16, 1e-5f);
-    return op_rope(t, y, fixture_batch(f, lengths, 2)->pos, fixture_rope(f, 16, 16));
+    return op_rope(t, y, tape_batch(t, fixture_batch(f, lengths, 2))->pos, fixture_rope(f, 16, 16));
 }
 
 /* as op_rmsnorm */

@@ -26,7 +26,7 @@ tensor *op_rope(tape *t, tensor *x, const int32_t *pos, const rope *r) {
 static tensor *rope_run(op_fixture *f, tape *t, tensor **in, param *p) {
     static const int lengths[] = {3, 5};
     (void)p;
-    return op_rope(t, in[0], fixture_batch(f, lengths, 2)->pos, fixture_rope(f, 8, 16));
+    return op_rope(t, in[0], tape_batch(t, fixture_batch(f, lengths, 2))->pos, fixture_rope(f, 8, 16));
 }
 
 /* linear, as op_add */

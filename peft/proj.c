@@ -210,7 +210,7 @@ static tensor *case_run(op_fixture *f, tape *t, tensor **in, param *prm, int fmt
     }
     p[1].bias = fixture_floats(f, p[1].w.rows, 0, 1);
     tensor *y[2];
-    proj_group(t, p, 2, in[0], fixture_batch(f, lengths, 2), y);
+    proj_group(t, p, 2, in[0], tape_batch(t, fixture_batch(f, lengths, 2)), y);
     return op_glu(t, y[0], y[1], ACT_SILU);
 }
 

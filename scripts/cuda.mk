@@ -111,7 +111,7 @@ test-cuda:
 else
 test-cuda:
 	@scripts/install-deps.sh --quiet cuda
-	@$(SUBMAKE) $(PARITY) $(BUILD)/tests/cuda_attention $(BUILD)/tests/cuda_products $(BUILD)/tests/cuda_train $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so \
+	@$(SUBMAKE) $(PARITY) $(addprefix $(BUILD)/tests/cuda_,attention ops products train) $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so \
 	    $(BUILD)/peft_emu.so nvcc-check
 	@scripts/test-cuda.sh $(BUILD) $(SECTIONS)
 endif

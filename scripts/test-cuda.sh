@@ -66,6 +66,7 @@ table() { # registers and spills of two architectures, and whether docs/cuda_ker
 }
 
 runs() {
+    run "operations and their derivatives" "$build/tests/cuda_ops" emu
     run "training, scores and text" "$build/tests/cuda_train" emu
 }
 
