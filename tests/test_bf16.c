@@ -297,10 +297,50 @@ static int open_bf16s(void **state) {
     return 0;
 }
 
+/* A group at once against its products one after the other, to the bit. */
+static void check_group(const backend *be, int fmt, int64_t t, int64_t in, int threads) {
+    const int64_t outs[] = {96, 33, 64}, rank = 7;
+    kctx c = open_ctx(be, threads);
+    made m[3];
+    proj_fwd_args p = {.n = 3, .x = {random_floats(t * (in + 3)), F32, t, in, in + 3}}, q;
+    for (int i = 0; i < 3; i++) {
+        make_weight(&m[i], fmt, true, outs[i], in);
+        p.w[i] = &m[i].w, p.y[i] = (mat){random_floats(t * (outs[i] + i)), F32, t, outs[i], outs[i] + i};
+        if (i == 1) p.bias[i] = random_floats(outs[i]);
+        if (i != 2) p.h[i] = mat_f32(random_floats(t * rank), t, rank);
+        if (i != 2) p.up[i] = mat_f32(random_floats(outs[i] * rank), outs[i], rank);
+    }
+    q = p;
+    for (int i = 0; i < 3; i++) {
+        q.y[i].data = xcalloc((size_t)(t * (outs[i] + i)), sizeof(float));
+        memcpy(q.y[i].data, p.y[i].data, (size_t)(t * (outs[i] + i)) * sizeof(float));
+    }
+    be->proj_fwd(&c, &p);
+    proj_fwd_compose(&c, &q);
+    for (int i = 0; i < 3; i++) {
+        if (memcmp(p.y[i].data, q.y[i].data, (size_t)(t * (outs[i] + i)) * sizeof(float)))
+            fail_msg("%s: projection %d of %ld rows of %ld, %d threads", be->name, i, (long)t, (long)in, threads);
+        free(p.y[i].data), free(q.y[i].data), free(p.h[i].data), free(p.up[i].data), free((void *)p.bias[i]);
+        free_weight(&m[i]);
+    }
+    free(p.x.data), free(c.scratch);
+}
+
+static void test_bf16_groups(void **state) {
+    (void)state;
+    for (int b = 0; bf16s[b]; b++)
+        for (int threads = 1; threads <= 3; threads++) {
+            check_group(bf16s[b], FMT_NF4, 37, 192, threads);
+            check_group(bf16s[b], FMT_BF16, 1, 70, threads);
+            check_group(bf16s[b], FMT_F32, 1100, 64, threads);   /* two passes over the rows */
+            check_group(bf16s[b], FMT_Q8_0, 700, 1280, threads); /* rows that do not fit whole */
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_choice),      cmocka_unit_test(test_bf16_formats), cmocka_unit_test(test_bf16_shapes),
-        cmocka_unit_test(test_bf16_blocks), cmocka_unit_test(test_bf16_head),
+        cmocka_unit_test(test_bf16_blocks), cmocka_unit_test(test_bf16_head),    cmocka_unit_test(test_bf16_groups),
     };
     return cmocka_run_group_tests(tests, open_bf16s, NULL);
 }

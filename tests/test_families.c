@@ -7,6 +7,7 @@ int unused_main(int argc, char **argv);
 #include "core/error.h"
 #include "core/json.h"
 #include "model/session.h"
+#include "tests/golden_logits.h"
 #include "tests/model_files.h"
 
 #include <getopt.h>
@@ -96,24 +97,11 @@ static void close_fixture(fixture *f) {
 
 /* ---- numbers ---- */
 
-/* fp32 sums in another order, on logits of size 10; 1e-3 is promised. */
 static void check_logits(const char *model, const char *golden, const char *sequences) {
     fixture f;
-    file_map m;
-    char path[128];
     open_fixture(&f, model, sequences, NULL);
     mat logits = step(&f, false);
-    snprintf(path, sizeof path, GOLDEN "%s_logits.bin", golden);
-    assert_int_equal(file_open(&m, path), 0);
-    assert_int_equal(m.size, (uint64_t)(logits.rows * logits.cols) * sizeof(float));
-    double worst = 0;
-    for (int64_t i = 0; i < logits.rows * logits.cols; i++) {
-        float want;
-        memcpy(&want, m.data + 4 * i, 4);
-        worst = fmax(worst, fabs((double)want - (double)((float *)logits.data)[i]));
-    }
-    if (!(worst < 1e-4)) fail_msg("%s: logits differ by %g", model, worst);
-    file_close(&m);
+    check_golden_logits(logits, golden, model);
     close_fixture(&f);
 }
 

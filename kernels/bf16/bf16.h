@@ -95,6 +95,7 @@ void bf16_range(const bf16_engine *e, const bf16_gemm *g, const bf16_room *room,
 
 void bf16_weight_fwd(const bf16_engine *e, kctx *c, mat y, mat x, const weight *w);
 void bf16_weight_bwd(const bf16_engine *e, kctx *c, mat dx, mat dy, const weight *w);
+void bf16_proj_fwd(const bf16_engine *e, kctx *c, const proj_fwd_args *p);
 void bf16_weight_grad(const bf16_engine *e, kctx *c, mat dw, mat dy, mat x);
 void bf16_head_loss(const bf16_engine *e, kctx *c, float *logprob, mat dh, mat h, const weight *w,
                     const int32_t *target);

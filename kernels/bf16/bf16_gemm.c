@@ -42,8 +42,9 @@ static void pack_a(const bf16_gemm *g, uint16_t *dst, int64_t i, int64_t m, int6
     }
 }
 
+/* held: the rows stand in room->a already, whole */
 static void rows_range(const bf16_engine *e, const bf16_gemm *g, const bf16_room *room, int64_t m0, int64_t m1,
-                       int64_t n0, int64_t n1) {
+                       int64_t n0, int64_t n1, bool held) {
     const int64_t rows = up_to(m1 - m0, TILE), b_values = rows <= FEW_ROWS ? FEW_B_VALUES : room->b_values;
     const int64_t fits = g->side == A_PACKED ? KC_MAX : at_most(KC_MAX, room->a_values / rows / 64 * 64);
     const int64_t parts = (g->k + fits - 1) / fits, kc = up_to((g->k + parts - 1) / parts, 64);
@@ -61,7 +62,7 @@ static void rows_range(const bf16_engine *e, const bf16_gemm *g, const bf16_room
                 if (g->side == A_PACKED) {
                     t.a0 = g->packed + i / TILE * g->panel + k0 / STEP * TILE_VALUES, t.a1 = t.a0 + g->panel;
                 } else {
-                    if (j == n0) pack_a(g, a, i, m, k0, k);
+                    if (j == n0 && !held) pack_a(g, a, i, m, k0, k);
                     t.a0 = a, t.a1 = a + panel;
                 }
                 run_rows(e, g, &t, room->b, m, g->c + i * g->cs + j, n);
@@ -73,7 +74,7 @@ static void rows_range(const bf16_engine *e, const bf16_gemm *g, const bf16_room
 void bf16_range(const bf16_engine *e, const bf16_gemm *g, const bf16_room *room, int64_t m0, int64_t m1, int64_t n0,
                 int64_t n1) {
     if (n0 >= n1) return;
-    for (int64_t m = m0; m < m1; m += ROWS_MAX) rows_range(e, g, room, m, at_most(m + ROWS_MAX, m1), n0, n1);
+    for (int64_t m = m0; m < m1; m += ROWS_MAX) rows_range(e, g, room, m, at_most(m + ROWS_MAX, m1), n0, n1, false);
 }
 
 /* Cycles of a thread when rows are split tm ways and columns tn ways. */
@@ -85,55 +86,83 @@ static double share(const bf16_engine *e, const bf16_gemm *g, int64_t tm, int64_
 
 enum { SHARE_MIN = 20000 }; /* cycles worth waking a thread for */
 
-static void run(const bf16_engine *e, kctx *c, const bf16_gemm *g) {
+/* Rows [m0, m1) of a thread by all of n products of the same A, which is converted once where its rows fit whole. */
+static void run_rows_of(const bf16_engine *e, const bf16_gemm *g, int n, const bf16_room *room, int64_t m0, int64_t m1,
+                        int64_t j, int64_t tn) {
+    const int64_t whole = room->a_values / up_to(g->k, 64) / TILE * TILE;
+    const bool fits = g->k <= KC_MAX && at_most(ROWS_MAX, m1 - m0) <= whole;
+    for (int64_t m = m0; m < m1; m += ROWS_MAX) {
+        bool held = false;
+        for (int o = 0; o < n; o++) {
+            const int64_t cols = (g[o].n + TILE - 1) / TILE;
+            const int64_t n0 = cols * j / tn * TILE, n1 = at_most(cols * (j + 1) / tn * TILE, g[o].n);
+            if (n0 >= n1) continue;
+            rows_range(e, &g[o], room, m, at_most(m + ROWS_MAX, m1), n0, n1, held);
+            held = fits;
+        }
+    }
+}
+
+/* n products of the same A */
+static void run(const bf16_engine *e, kctx *c, const bf16_gemm *g, int n) {
     if (g->m <= 0 || g->n <= 0 || g->k <= 0) return;
-    int64_t threads = share(e, g, 1, 1) < SHARE_MIN ? 1 : c->threads, tm = 1;
+    int64_t threads = share(e, g, 1, 1) * n < SHARE_MIN ? 1 : c->threads, tm = 1;
     for (int64_t t = 2; t <= threads; t++)
         if (threads % t == 0 && share(e, g, t, threads / t) < share(e, g, tm, threads / tm)) tm = t;
-    const int64_t tn = threads / tm, rows = (g->m + TILE - 1) / TILE, cols = (g->n + TILE - 1) / TILE;
+    const int64_t tn = threads / tm, rows = (g->m + TILE - 1) / TILE;
 #pragma omp parallel num_threads((int)threads) if (threads > 1)
     {
         const bf16_room room = room_of(c, omp_get_thread_num());
         e->begin();
         for (int64_t p = omp_get_thread_num(); p < threads; p += omp_get_num_threads()) {
-            const int64_t i = p / tn, j = p % tn;
-            bf16_range(e, g, &room, rows * i / tm * TILE, at_most(rows * (i + 1) / tm * TILE, g->m),
-                       cols * j / tn * TILE, at_most(cols * (j + 1) / tn * TILE, g->n));
+            const int64_t i = p / tn;
+            run_rows_of(e, g, n, &room, rows * i / tm * TILE, at_most(rows * (i + 1) / tm * TILE, g->m), p % tn, tn);
         }
         e->end();
     }
 }
 
+/* c (+)= a W^T (pack: bf16_pack_fwd) or a W (bf16_pack_bwd) */
+static bf16_gemm product_of(mat c, mat a, const weight *w, bf16_pack_fn *pack) {
+    const int64_t from = pack == bf16_pack_fwd ? w->cols : w->rows, to = pack == bf16_pack_fwd ? w->rows : w->cols;
+    CHECK(a.cols == from && c.cols == to && a.rows == c.rows, "%ldx%ld to %ldx%ld by W %ldx%ld", (long)a.rows,
+          (long)a.cols, (long)c.rows, (long)c.cols, (long)w->rows, (long)w->cols);
+    return (bf16_gemm){.m = a.rows,
+                       .n = to,
+                       .k = from,
+                       .a = a.data,
+                       .as = a.ld,
+                       .c = c.data,
+                       .cs = c.ld,
+                       .pack = pack,
+                       .source.w = w,
+                       .pack_cost = bf16_pack_cost(w)};
+}
+
 void bf16_weight_fwd(const bf16_engine *e, kctx *c, mat y, mat x, const weight *w) {
-    CHECK(x.cols == w->cols && y.cols == w->rows && x.rows == y.rows, "x %ldx%ld y %ldx%ld W %ldx%ld", (long)x.rows,
-          (long)x.cols, (long)y.rows, (long)y.cols, (long)w->rows, (long)w->cols);
-    run(e, c,
-        &(bf16_gemm){.m = x.rows,
-                     .n = w->rows,
-                     .k = w->cols,
-                     .a = x.data,
-                     .as = x.ld,
-                     .c = y.data,
-                     .cs = y.ld,
-                     .pack = bf16_pack_fwd,
-                     .source.w = w,
-                     .pack_cost = bf16_pack_cost(w)});
+    const bf16_gemm g = product_of(y, x, w, bf16_pack_fwd);
+    run(e, c, &g, 1);
 }
 
 void bf16_weight_bwd(const bf16_engine *e, kctx *c, mat dx, mat dy, const weight *w) {
-    CHECK(dx.cols == w->cols && dy.cols == w->rows && dx.rows == dy.rows, "dx %ldx%ld dy %ldx%ld W %ldx%ld",
-          (long)dx.rows, (long)dx.cols, (long)dy.rows, (long)dy.cols, (long)w->rows, (long)w->cols);
-    run(e, c,
-        &(bf16_gemm){.m = dy.rows,
-                     .n = w->cols,
-                     .k = w->rows,
-                     .a = dy.data,
-                     .as = dy.ld,
-                     .c = dx.data,
-                     .cs = dx.ld,
-                     .pack = bf16_pack_bwd,
-                     .source.w = w,
-                     .pack_cost = bf16_pack_cost(w)});
+    const bf16_gemm g = product_of(dx, dy, w, bf16_pack_bwd);
+    run(e, c, &g, 1);
+}
+
+/* The chain of an output starts at a bias only as a sum in memory; where there is none the product itself is fresh. */
+void bf16_proj_fwd(const bf16_engine *e, kctx *c, const proj_fwd_args *p) {
+    bf16_gemm g[PROJ_MAX];
+    for (int i = 0; i < p->n; i++) {
+        g[i] = product_of(p->y[i], p->x, p->w[i], bf16_pack_fwd), g[i].fresh = !p->bias[i];
+        for (int64_t t = 0; p->bias[i] && t < p->y[i].rows; t++)
+            for (int64_t k = 0; k < p->y[i].cols; k++) mat_row(p->y[i], t)[k] = 0.0f + p->bias[i][k];
+    }
+    run(e, c, g, p->n);
+    for (int i = 0; i < p->n; i++) {
+        if (!p->h[i].data) continue;
+        const weight up = weight_f32(p->up[i].data, p->up[i].rows, p->up[i].cols);
+        bf16_weight_fwd(e, c, p->y[i], p->h[i], &up);
+    }
 }
 
 /* ---- dW += dy^T x ---- */
@@ -181,7 +210,7 @@ void bf16_weight_grad(const bf16_engine *e, kctx *c, mat dw, mat dy, mat x) {
                          .source = {.b = x.data, .ld = x.ld},
                          .pack_cost = 0.3};
     if (dw.cols > NARROW || dw.rows <= dw.cols) {
-        run(e, c, &g);
+        run(e, c, &g, 1);
         return;
     }
     if (!x.rows) return;
