@@ -46,8 +46,11 @@ ISA_FLAGS_avx512_simde := $(ISA_FLAGS_avx2) -DISA_avx512 -Wno-psabi -Wno-stringo
 ISA_FLAGS_neon_simde := $(ISA_FLAGS_avx2) -DISA_neon
 
 PROGRAMS := train infer merge quantize
-# parts of the programs lie beside them: train_log.c, infer_score.c ...
-PARTS := $(wildcard $(PROGRAMS:%=%_*.c))
+# parts of the programs lie beside them: train_log.c, infer_score.c ...; lines of ./infer --chat are edited where libedit is
+LINE := $(if $(wildcard /usr/include/editline/readline.h),edit,plain)
+PARTS := $(filter-out infer_line_%.c,$(wildcard $(PROGRAMS:%=%_*.c))) infer_line_$(LINE).c
+comma := ,
+LDLIBS += $(if $(filter edit,$(LINE)),-Wl$(comma)--as-needed -ledit)
 LIB_SRC := $(PARTS) $(wildcard core/*.c kernels/*.c kernels/ref/*.c kernels/int8/ref/*.c autograd/*.c optim/*.c peft/*.c model/*.c \
     data/*.c engine/*.c)
 CPU_SRC := $(wildcard kernels/cpu/*.c)

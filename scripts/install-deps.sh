@@ -8,7 +8,7 @@ set -eu
 
 packages_of() {
     case $1 in
-    build) echo "gcc libc6-dev make libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev" ;;
+    build) echo "gcc libc6-dev make libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev" ;;
     test) echo "$(packages_of build) libcmocka-dev libsimde-dev" ;;
     lint) echo "$(packages_of test) clang-format clang-tidy cppcheck" ;;
     cuda) echo "$(packages_of test) g++" ;;
