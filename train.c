@@ -1,7 +1,7 @@
 /* ./train CONFIG.yaml [--key=value ...]: fine-tunes an adapter on a frozen base.
  *
  *     YAML -> config -> dataset -> tokens -> packed batch -> model_forward on the tape -> head loss
- *          -> tape_backward -> adapter gradient (one flat vector) -> AdamW -> adapter files
+ *          -> tape_backward -> adapter gradient (one flat vector) -> sum over ranks -> AdamW -> adapter files
  *
  * One call per arrow; what a step allocates was counted before the first one (see plan). */
 #include "core/config.h"
@@ -11,6 +11,7 @@
 #include "core/stop.h"
 #include "core/threads.h"
 #include "data/dataset.h"
+#include "kernels/comm.h"
 #include "model/quant_cache.h"
 #include "model/session.h"
 #include "optim/adamw.h"
@@ -34,6 +35,7 @@ typedef struct trainer {
     chat_template *chat; /* NULL where no row is a chat */
     dataset ds;
     session s;
+    comm world;
     adamw opt;
     lr_schedule lr;
     batch b;
@@ -65,15 +67,19 @@ static void forward_backward(trainer *t) {
 
 static void zero_sums(trainer *t) { t->s.k.be->zero(&t->s.k, t->sums, sizeof *t->sums); }
 
+/* One rank stops between two micro-batches; several stop together, after a step (see asked_to_stop). */
+static bool stops_now(const trainer *t) { return t->world.size == 1 && stop_signal(); }
+
 /* Mean loss of the held-out rows; without a meaning when the program is asked to stop meanwhile. */
 static double evaluate(trainer *t) {
     step_sums sums;
     zero_sums(t);
-    for (int i = 0; i < dataset_eval_batches(&t->ds) && !stop_signal(); i++) {
+    for (int i = t->world.rank; i < dataset_eval_batches(&t->ds) && !stops_now(t); i += t->world.size) {
         dataset_eval_batch(&t->ds, i, &t->b);
         tape tp = session_tape(&t->s, false, false);
         forward(t, &tp);
     }
+    comm_sum(&t->world, &t->s.k, NULL, 0, t->sums);
     arena_get(&t->s.run, &sums, t->sums, sizeof sums);
     return sums.weight > 0 ? sums.loss / sums.weight : NAN;
 }
@@ -198,10 +204,13 @@ static int open_text(trainer *t) {
 
 static int steps_of(int batches, int accumulate) { return (batches + accumulate - 1) / accumulate; }
 
+/* micro-batches of a step, of all ranks */
+static int accumulated(const trainer *t) { return (int)t->cfg.gradient_accumulation_steps * t->world.size; }
+
 /* Steps of the whole run: max_steps, or whole and broken epochs (each epoch's last accumulation may be partial). */
 static void count_steps(trainer *t) {
     const config *c = &t->cfg;
-    int accumulate = (int)c->gradient_accumulation_steps;
+    int accumulate = accumulated(t);
     int per_epoch = steps_of(dataset_begin_epoch(&t->ds, 0), accumulate);
     if (c->max_steps != CONFIG_UNSET)
         t->steps = c->max_steps;
@@ -225,6 +234,7 @@ static void set_schedule(trainer *t) {
 
 static int open_trainer(trainer *t) {
     const config *c = &t->cfg;
+    if (t->world.rank && !freopen("/dev/null", "w", stdout)) return fail(EXIT_IO, "/dev/null cannot be opened");
     if (model_source_open(&t->src, c->base_model) || open_text(t)) return -1;
     if (c->sequence_len > t->src.hp.context)
         return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path,
@@ -237,7 +247,7 @@ static int open_trainer(trainer *t) {
     t->row_weight = xcalloc((size_t)rows, sizeof *t->row_weight);
     count_steps(t);
     set_schedule(t);
-    if (plan_and_open(t)) return -1;
+    if (plan_and_open(t) || comm_join(&t->world, &t->s.k)) return -1;
     if (c->lora_model_dir) {
         if (adapter_load(&t->s.ad, c->lora_model_dir)) return -1;
     } else
@@ -260,6 +270,11 @@ static int dump_gradients(trainer *t) {
     return bad;
 }
 
+/* Rank 0 writes: what is printed, metrics.jsonl, checkpoints, the adapter. The others compute the same and write
+ * nothing. */
+static bool writes(const trainer *t) { return t->world.rank == 0; }
+static int log_step(trainer *t, const train_row *row) { return writes(t) ? train_log_step(&t->log, row) : 0; }
+
 /* The oldest step whose results are on their way. */
 static int read_step(trainer *t, train_row *row) {
     const int slot = t->read++ % MEMORY_SLOTS;
@@ -279,7 +294,7 @@ static int read_step(trainer *t, train_row *row) {
 static int settle(trainer *t) {
     train_row row;
     while (t->read < t->posted)
-        if (read_step(t, &row) || train_log_step(&t->log, &row)) return -1;
+        if (read_step(t, &row) || log_step(t, &row)) return -1;
     return 0;
 }
 
@@ -290,6 +305,7 @@ static train_parts parts_of(trainer *t) { return (train_parts){&t->cfg, &t->src,
 static int save_state(trainer *t) {
     const train_parts parts = parts_of(t);
     char *path;
+    if (!writes(t)) return 0;
     t->at.metrics_bytes = train_log_bytes(&t->log);
     if (train_state_save(&parts, &t->at, &path)) return -1;
     train_log_say(&t->log, "saved %s", path);
@@ -327,21 +343,31 @@ static int check_output(const config *c) {
     return bad;
 }
 
-/* From here on the directory is this run's. */
+/* The directory is this run's, that is rank 0's: its lock, and what an interrupted save left behind. */
+static int take_output(trainer *t) {
+    const char *dir = t->cfg.output_dir;
+    const train_parts parts = parts_of(t);
+    return path_make_dirs(dir) || output_lock_take(&t->lock, dir) || checkpoint_sweep(dir) ||
+                   output_room(dir, 2 * train_state_bytes(&parts))
+               ? -1
+               : 0;
+}
+
+/* Where the run goes on, and where it writes. */
 static int open_output(trainer *t) {
     const config *c = &t->cfg;
     const train_parts parts = parts_of(t);
-    char *from;
-    if (path_make_dirs(c->output_dir) || output_lock_take(&t->lock, c->output_dir) || checkpoint_sweep(c->output_dir) ||
-        output_room(c->output_dir, 2 * train_state_bytes(&parts)) || train_state_choose(c, &from))
-        return -1;
+    char *from, ready = 1;
+    if (writes(t) && take_output(t)) return -1;
+    if (t->world.size > 1) peers_broadcast(t->world.peers, &ready, sizeof ready); /* the others look after rank 0 did */
+    if (train_state_choose(c, &from)) return -1;
     t->at = (train_place){.after = true};
     int bad = from && train_state_load(&parts, from, &t->at);
     if (from && !bad) printf("resumed from %s: step %ld of %ld\n", from, (long)t->at.step, (long)t->steps);
     free(from);
-    if (bad || train_report_begin(c, &t->s) ||
-        train_log_open(&t->log, c->output_dir, (int)t->steps, (int)c->logging_steps, t->at.metrics_bytes,
-                       t->at.seen_tokens))
+    if (bad || !writes(t)) return bad;
+    if (train_report_begin(c, &t->s) || train_log_open(&t->log, c->output_dir, (int)t->steps, (int)c->logging_steps,
+                                                       t->at.metrics_bytes, t->at.seen_tokens))
         return -1;
     return c->use_tensorboard ? train_log_tensorboard(&t->log, c->output_dir) : 0;
 }
@@ -357,9 +383,9 @@ static void accumulate(trainer *t, int64_t last) {
         k->be->zero(k, t->s.ad.grad, (size_t)t->s.ad.n * sizeof(float));
         t->at.tokens = 0;
     }
-    for (; t->at.batch + t->at.micro < last && !stop_signal(); t->at.micro++) {
+    for (; t->at.batch + t->at.micro < last && !stops_now(t); t->at.micro++) {
         dataset_batch(&t->ds, (int)(t->at.batch + t->at.micro), &t->b);
-        forward_backward(t);
+        if (t->at.micro % t->world.size == t->world.rank) forward_backward(t);
         t->at.tokens += t->b.rows, t->at.seen_tokens += t->b.rows;
     }
 }
@@ -370,11 +396,12 @@ static int train_step(trainer *t, int batches) {
     kctx *k = &t->s.k;
     train_place *at = &t->at;
     const int slot = t->posted % MEMORY_SLOTS, late = k->mem ? 1 : 0;
-    int64_t last = at->batch + t->cfg.gradient_accumulation_steps;
+    int64_t last = at->batch + accumulated(t);
     if (last > batches) last = batches;
     accumulate(t, last);
     if (at->batch + at->micro < last) return 0;
-    if (at->step == 0 && t->gradients && dump_gradients(t)) return -1;
+    comm_sum(&t->world, k, t->s.ad.grad, t->s.ad.n, t->sums);
+    if (at->step == 0 && t->gradients && writes(t) && dump_gradients(t)) return -1;
     train_row row = {.step = (int)at->step + 1,
                      .epoch = (double)at->epoch + (double)last / batches,
                      .learning_rate = lr_at(&t->lr, (int)at->step),
@@ -384,7 +411,7 @@ static int train_step(trainer *t, int batches) {
     t->row[slot] = row;
     at->step++, at->batch = last, at->micro = 0, at->after = true;
     if (++t->posted - t->read <= late) return 0;
-    return read_step(t, &row) || train_log_step(&t->log, &row) ? -1 : 0;
+    return read_step(t, &row) || log_step(t, &row) ? -1 : 0;
 }
 
 static bool due(int64_t step, int64_t every) { return every && step && step % every == 0; }
@@ -398,11 +425,19 @@ static int after_step(trainer *t, int batches) {
     if ((last || eval || save) && settle(t)) return -1;
     if (eval) {
         double loss = evaluate(t);
-        if (stop_signal()) return 0;
-        if (train_log_eval(&t->log, (int)at->step, (double)at->epoch + (double)at->batch / batches, loss)) return -1;
+        if (stops_now(t)) return 0;
+        if (writes(t) && train_log_eval(&t->log, (int)at->step, (double)at->epoch + (double)at->batch / batches, loss))
+            return -1;
     }
     at->after = false;
     return save ? save_state(t) : 0;
+}
+
+/* Whether all ranks stop here. Rank 0's signal counts, and all learn of it at the same place. */
+static int asked_to_stop(trainer *t) {
+    int signal = stop_signal();
+    if (t->world.size > 1) peers_broadcast(t->world.peers, &signal, sizeof signal);
+    return signal;
 }
 
 static int run(trainer *t) {
@@ -412,7 +447,7 @@ static int run(trainer *t) {
         t->b.epoch = (uint32_t)at->epoch;
         while (at->after || (at->batch < batches && at->step < t->steps)) {
             if (at->after ? after_step(t, batches) : train_step(t, batches)) return -1;
-            if (stop_signal()) return stop(t);
+            if (asked_to_stop(t)) return stop(t);
         }
         if (at->step == t->steps) return 0;
     }
@@ -420,10 +455,11 @@ static int run(trainer *t) {
 
 static int train(trainer *t) {
     const config *c = &t->cfg;
-    if (check_output(c) || open_trainer(t) || open_output(t)) return -1;
+    if (comm_begin(&t->world) || (writes(t) && check_output(c)) || open_trainer(t) || open_output(t)) return -1;
     stop_listen();
     int bad = run(t);
     stop_unlisten();
+    if (!writes(t)) return bad;
     train_log_close(&t->log);
     if (bad || adapter_save(&t->s.ad, c->output_dir)) return -1;
     char *page = path_join(c->output_dir, "report.html");
@@ -504,6 +540,7 @@ static int train_main(int argc, char **argv) {
     else if (train(&t))
         bad = fail_report("train");
     free(overrides);
+    if (!bad || bad == EXIT_STOPPED) comm_end(&t.world); /* who fails ends without goodbye, which stops the others */
     close_trainer(&t);
     return bad;
 }

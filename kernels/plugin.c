@@ -25,31 +25,47 @@ static bool same_abi(const plugin *p) {
            !memcmp(p->sizes, plugin_sizes, sizeof plugin_sizes);
 }
 
-static const backend *load(const char *name, const char *path) {
-    void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    const plugin *p = so ? dlsym(so, "peft_plugin") : NULL;
-    if (!p)
-        fail(EXIT_USAGE, "backend '%s': %s", name, dlerror());
-    else if (!same_abi(p))
-        fail(EXIT_USAGE, "backend '%s': %s was built from other sources than this program: make %s", name, path, name);
-    else if (strcmp(p->be->name, name) != 0)
-        fail(EXIT_USAGE, "backend '%s': %s holds '%s'", name, path, p->be->name);
-    else
-        return p->be; /* stays open: its code runs until the program ends */
-    if (so) dlclose(so);
+/* The opened object, which stays open, and where it was; NULL after fail() when it cannot be opened, or, with *path
+ * empty, without a word when it is nowhere. */
+static void *open_object(const char *file, char path[static PATH_BYTES + 64]) {
+    char dir[PATH_BYTES];
+    *path = 0;
+    if (own_folder(dir)) return NULL;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        snprintf(path, PATH_BYTES + 64, "%s%s%s", dir, places[i], file);
+        if (access(path, R_OK)) continue;
+        void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        if (!so) fail(EXIT_USAGE, "%s", dlerror());
+        return so;
+    }
+    *path = 0;
     return NULL;
 }
 
 const backend *plugin_open(const char *name) {
-    char dir[PATH_BYTES], path[PATH_BYTES + 64];
-    if (own_folder(dir)) return NULL;
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        snprintf(path, sizeof path, "%s%speft_%s.so", dir, places[i], name);
-        if (!access(path, R_OK)) return load(name, path);
-    }
-    fail(
-        EXIT_USAGE,
-        "backend '%s': there is no peft_%s.so in %s or its build folder: `make %s` builds it and needs NVIDIA's toolkit",
-        name, name, dir, name);
+    char file[64], path[PATH_BYTES + 64];
+    snprintf(file, sizeof file, "peft_%s.so", name);
+    void *so = open_object(file, path);
+    const plugin *p = so ? dlsym(so, "peft_plugin") : NULL;
+    if (!so && !*path)
+        fail(EXIT_USAGE,
+             "backend '%s': there is no %s beside this program or in its build folder: `make %s` builds it and needs "
+             "NVIDIA's toolkit",
+             name, file, name);
+    else if (so && !p)
+        fail(EXIT_USAGE, "backend '%s': %s", name, dlerror());
+    else if (so && !same_abi(p))
+        fail(EXIT_USAGE, "backend '%s': %s was built from other sources than this program: make %s", name, path, name);
+    else if (so && strcmp(p->be->name, name) != 0)
+        fail(EXIT_USAGE, "backend '%s': %s holds '%s'", name, path, p->be->name);
+    else if (so)
+        return p->be;
+    if (so) dlclose(so);
     return NULL;
+}
+
+const void *plugin_symbol(const char *file, const char *symbol) {
+    char path[PATH_BYTES + 64];
+    void *so = open_object(file, path);
+    return so ? dlsym(so, symbol) : NULL;
 }

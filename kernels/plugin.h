@@ -27,6 +27,8 @@ typedef struct plugin {
     const backend *be;
 } plugin;
 
+/* A symbol of an object that lies where backends lie; NULL where there is none. */
+const void *plugin_symbol(const char *file, const char *symbol);
 const backend *plugin_open(const char *name); /* "cuda": NULL after fail(EXIT_USAGE), which says what to do */
 
 #endif

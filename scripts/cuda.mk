@@ -11,17 +11,20 @@ CUDA_HERE := $(wildcard $(CUDA_HOME)/include/cuda_runtime.h)
 CUDA ?= $(if $(and $(wildcard $(NVCC)),$(wildcard /dev/nvidiactl)),1,0)
 # compute capabilities without the dot; the last one as PTX too, which newer devices compile for themselves
 CUDA_ARCHS ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -nu),80)
-CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+# sums over several GPUs: only where NCCL's header is
+NCCL_SRC := kernels/cuda/nccl.cu kernels/cuda/nccl_library.cu kernels/emu/emu_nccl.cpp
+NO_NCCL := $(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),,$(NCCL_SRC))
+CUDA_SRC := $(filter-out $(NO_NCCL),$(wildcard kernels/cuda/*.cu))
 # names every kernel: links when all are there
 CUDA_TABLE := kernels/cuda/plugin.cu
-EMU_SRC := $(wildcard kernels/emu/*.cpp)
+EMU_SRC := $(filter-out $(NO_NCCL),$(wildcard kernels/emu/*.cpp))
 
 EMU := $(BUILD)/emu
 EMU_OPT ?= -O2 -g
 EMU_FLAGS := -std=c++17 -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unused-function -Wno-unknown-pragmas \
     -fPIC -fvisibility=hidden -ffp-contract=off -DDEVICE_NAME='"emu"' -isystem $(CUDA_HOME)/include -MMD -MP
 EMU_RUN := $(EMU_SRC:%.cpp=$(EMU)/%.o)
-EMU_KERNELS := $(patsubst %.cu,$(EMU)/%.o,$(filter-out $(CUDA_TABLE),$(CUDA_SRC)))
+EMU_KERNELS := $(patsubst %.cu,$(EMU)/%.o,$(filter-out $(CUDA_TABLE) kernels/cuda/nccl_library.cu,$(CUDA_SRC)))
 EMU_TABLE := $(EMU)/kernels/cuda/plugin.o
 
 $(EMU)/%.o: %.cpp
@@ -98,6 +101,17 @@ $(MUTANT)/%.o: %.cu
 $(MUTANT)/kernels.so: $(MUTANT_SRC:%.cu=$(MUTANT)/%.o) $(filter-out $(MUTANT_SRC:%.cu=$(EMU)/%.o),$(EMU_KERNELS)) $(EMU_RUN) $(EMU)/tests/cuda_rows.o
 	$(CXX) -shared $^ -o $@ -lpthread
 
+# sums over the ranks of a run on CPUs: where MPI is installed
+MPICC ?= mpicc
+MPI_HERE := $(shell command -v $(MPICC) 2>/dev/null)
+$(BUILD)/peft_mpi.so: $(BUILD)/kernels/mpi/comm_mpi.o
+	$(call say,LINK,$@)$(MPICC) -shared $< -o $@
+$(BUILD)/kernels/mpi/comm_mpi.o: CFLAGS += -fPIC -fvisibility=hidden $(shell $(MPICC) --showme:compile 2>/dev/null | sed 's/-I/-isystem /g')
+mpi: $(BUILD)/peft_mpi.so
+ifneq ($(MPI_HERE),)
+all: mpi
+endif
+
 # the kernels find in the program what kernels/plugin.exports does not name: all of it is linked and visible
 PARITY := $(BUILD)/tests/cuda_parity $(BUILD)/tests/cuda_parity_asan $(BUILD)/tests/cuda_parity_tsan
 $(PARITY): $(BUILD)/tests/cuda_parity.o $(BUILD)/libpeft.a
@@ -120,4 +134,4 @@ endif
 cuda-table:
 	@JOBS=$(JOBS) CUDA_HOME=$(CUDA_HOME) BUILD=$(BUILD) scripts/cuda_table.sh
 
-.PHONY: cuda-table test-cuda nvcc-check cuda emu
+.PHONY: cuda-table test-cuda nvcc-check cuda emu mpi

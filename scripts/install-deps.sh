@@ -11,7 +11,7 @@ packages_of() {
     build) echo "gcc libc6-dev make libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev" ;;
     test) echo "$(packages_of build) libcmocka-dev libsimde-dev" ;;
     lint) echo "$(packages_of test) clang-format clang-tidy cppcheck" ;;
-    cuda) echo "$(packages_of test) g++" ;;
+    cuda) echo "$(packages_of test) g++ libopenmpi-dev openmpi-bin" ;;
     demo) echo "$(packages_of build) ca-certificates python3-venv wordnet-base" ;;
     parity) echo "$(packages_of test) ca-certificates python3-venv" ;;
     bench) echo "$(packages_of parity) libopenblas-dev" ;;

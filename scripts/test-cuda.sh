@@ -2,11 +2,11 @@
 # The CUDA sources executed on the CPU and compared with the reference, in every order and under every checker; closes with
 # "N passed, N failed". Called by `make test-cuda`, which has built everything but the mutants.
 #
-#   scripts/test-cuda.sh BUILD_DIR [SECTION...]      SECTION: orders ways runs sanitizers races table mutants (default: all)
+#   scripts/test-cuda.sh BUILD_DIR [SECTION...]      SECTION: orders ways runs ranks sanitizers races table mutants (default: all)
 set -u
 build=${1:?usage: test-cuda.sh BUILD_DIR [SECTION...]}
 shift
-[ $# -gt 0 ] || set -- orders ways runs sanitizers races table mutants
+[ $# -gt 0 ] || set -- orders ways runs ranks sanitizers races table mutants
 emu=$build/emu logs=$build/emu/log
 mkdir -p "$logs"
 passed=0 failed=0
@@ -77,15 +77,13 @@ sanitizers() { # of memory and undefined behaviour; leaks are the test program's
 
 # Two workers, so that blocks race too. A race ends the program.
 races() {
-    for order in forward reverse random; do
-        run "data races, $order" env TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 EMU_WORKERS=2 EMU_ORDER=$order \
-            "$build/tests/cuda_parity_tsan" "$emu/kernels_tsan.so" --small
-    done
+    run "data races" env TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 EMU_WORKERS=2 EMU_ORDER=random \
+        "$build/tests/cuda_parity_tsan" "$emu/kernels_tsan.so" --small
 }
 
-# one mutant: file, which line, text, cases
+# one mutant: file, which line, text, sources to compile, cases
 mutant() {
-    local file=$1 n=$2 text=$3 cases=$4 dir=$build/mutant name="mutant: $1, $2. $3" order seen=""
+    local file=$1 n=$2 text=$3 src=$4 cases=$5 dir=$build/mutant name="mutant: $1, $2. $3" order seen=""
     rm -rf "$dir"
     mkdir -p "$dir/$(dirname "$file")"
     awk -v n="$n" -v text="$text" 'i = index($0, text) { if (++seen == n) $0 = substr($0, 1, i - 1) substr($0, i + length(text)) }
@@ -94,9 +92,6 @@ mutant() {
         failed=$((failed + 1))
         return
     }
-    # the sources that see it, as the compiler noted them
-    local src
-    src=$(grep -l -F "$file" "$emu"/kernels/cuda/*.d | sed "s|^$emu/||; s|\\.d$|.cu|" | tr '\n' ' ')
     make --no-print-directory -s BUILD="$build" MUTANT="$dir" MUTANT_SRC="$src" "$dir/kernels.so" >"$dir/log" 2>&1 || {
         say FAIL "$name" "does not compile: $dir/log"
         failed=$((failed + 1))
@@ -115,15 +110,21 @@ mutant() {
 }
 
 mutants() {
-    local file n text cases
-    while IFS='|' read -r file n text cases; do
+    local file n text src cases
+    while IFS='|' read -r file n text src cases; do
         case $file in '#'* | '') continue ;; esac
         read -r file <<<"$file"
         read -r n <<<"$n"
         read -r text <<<"$text"
+        read -r src <<<"$src"
         read -r cases <<<"$cases"
-        mutant "$file" "$n" "$text" "$cases"
+        mutant "$file" "$n" "$text" "$src" "$cases"
     done <tests/cuda_mutants.txt
+}
+
+ranks() { # training on several ranks against one
+    if command -v mpirun >/dev/null 2>&1; then run "ranks over MPI" "$build/tests/rank_runs" mpi; else say skip "ranks over MPI" "no mpirun"; fi
+    run "ranks over NCCL's stand-in" "$build/tests/rank_runs" nccl
 }
 
 for section; do $section; done
