@@ -119,4 +119,5 @@ clean:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 -include scripts/cuda.mk
+-include scripts/ranks.mk
 -include scripts/targets.mk

@@ -101,22 +101,11 @@ $(MUTANT)/%.o: %.cu
 $(MUTANT)/kernels.so: $(MUTANT_SRC:%.cu=$(MUTANT)/%.o) $(filter-out $(MUTANT_SRC:%.cu=$(EMU)/%.o),$(EMU_KERNELS)) $(EMU_RUN) $(EMU)/tests/cuda_rows.o
 	$(CXX) -shared $^ -o $@ -lpthread
 
-# sums over the ranks of a run on CPUs: where MPI is installed
-MPICC ?= mpicc
-MPI_HERE := $(shell command -v $(MPICC) 2>/dev/null)
-$(BUILD)/peft_mpi.so: $(BUILD)/kernels/mpi/comm_mpi.o
-	$(call say,LINK,$@)$(MPICC) -shared $< -o $@
-$(BUILD)/kernels/mpi/comm_mpi.o: CFLAGS += -fPIC -fvisibility=hidden $(shell $(MPICC) --showme:compile 2>/dev/null | sed 's/-I/-isystem /g')
-mpi: $(BUILD)/peft_mpi.so
-ifneq ($(MPI_HERE),)
-all: mpi
-endif
-
 # the kernels find in the program what kernels/plugin.exports does not name: all of it is linked and visible
 PARITY := $(BUILD)/tests/cuda_parity $(BUILD)/tests/cuda_parity_asan $(BUILD)/tests/cuda_parity_tsan
 $(PARITY): $(BUILD)/tests/cuda_parity.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $(PARITY_SAN) $< -Wl,--whole-archive $(BUILD)/libpeft.a -Wl,--no-whole-archive -fopenmp -rdynamic $(LDLIBS) -lcmocka -o $@
-$(BUILD)/tests/cuda_attention $(BUILD)/tests/cuda_products: $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libpeft.a
+$(BUILD)/tests/cuda_attention $(BUILD)/tests/cuda_products $(BUILD)/tests/emu_faults: $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $< -Wl,--whole-archive $(BUILD)/libpeft.a -Wl,--no-whole-archive -fopenmp -rdynamic $(LDLIBS) -o $@
 
 ifeq ($(CUDA_HERE),)
@@ -134,4 +123,4 @@ endif
 cuda-table:
 	@JOBS=$(JOBS) CUDA_HOME=$(CUDA_HOME) BUILD=$(BUILD) scripts/cuda_table.sh
 
-.PHONY: cuda-table test-cuda nvcc-check cuda emu mpi
+.PHONY: cuda-table test-cuda nvcc-check cuda emu

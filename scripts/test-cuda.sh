@@ -37,13 +37,13 @@ run() {
 parity="$build/tests/cuda_parity $emu/kernels.so"
 
 orders() {
+    run "bugs that the emulation finds" "$build/tests/emu_faults" "$emu/faults.so"
     run "forward" env EMU_ORDER=forward $parity
     run "reverse, lazy streams" env EMU_ORDER=reverse EMU_LAZY=1 $parity
     for seed in 1 2; do run "random $seed, lazy streams" env EMU_ORDER=random EMU_SEED=$seed EMU_LAZY=1 $parity; done
     run "attention, sequence by sequence" env EMU_ORDER=random "$build/tests/cuda_attention" "$emu/kernels.so"
 }
 
-# whole runs: training, scores, text
 ways() { # every way a product can go, whatever the model of choice.cu would take; then panels that need many pieces
     run "products, bit for bit" "$build/tests/cuda_products" "$emu/kernels.so"
     for way in few stored panel library; do
@@ -65,6 +65,7 @@ table() { # registers and spills of two architectures, and whether docs/cuda_ker
     fi
 }
 
+# whole runs: training, scores, text
 runs() {
     run "operations and their derivatives" "$build/tests/cuda_ops" emu
     run "training, scores and text" "$build/tests/cuda_train" emu
