@@ -67,6 +67,11 @@ all: $(PROGRAMS)
 $(PROGRAMS): %: $(BUILD)/%.o $(BUILD)/libpeft.a
 	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -o $@
 
+# the same for another machine (make test-neon)
+$(BUILD)/bin/%: $(BUILD)/%.o $(BUILD)/libpeft.a
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)$(CC) $^ $(LDFLAGS) $(LDLIBS) -o $@
+
 $(BUILD)/libpeft.a: $(LIB_OBJ)
 	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that a purpose needs, and only those that are missing.
 #
-#   scripts/install-deps.sh [--quiet] [--check] PURPOSE...     PURPOSE: build test lint cuda demo parity bench all
+#   scripts/install-deps.sh [--quiet] [--check] PURPOSE...     PURPOSE: build test neon lint cuda demo parity bench all
 #
 # --check only tells (exit code 1 when something is missing), --quiet says nothing when nothing is missing.
 set -eu
@@ -10,12 +10,13 @@ packages_of() {
     case $1 in
     build) echo "gcc libc6-dev make libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev" ;;
     test) echo "$(packages_of build) libcmocka-dev libsimde-dev" ;;
+    neon) echo "$(packages_of build) gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;;
     lint) echo "$(packages_of test) clang-format clang-tidy cppcheck" ;;
     cuda) echo "$(packages_of test) g++ libopenmpi-dev openmpi-bin" ;;
     demo) echo "$(packages_of build) ca-certificates python3-venv wordnet-base" ;;
     parity) echo "$(packages_of test) ca-certificates python3-venv" ;;
     bench) echo "$(packages_of parity) libopenblas-dev" ;;
-    all) echo "$(packages_of lint) $(packages_of bench) $(packages_of demo)" ;;
+    all) echo "$(packages_of lint) $(packages_of bench) $(packages_of demo) $(packages_of neon)" ;;
     *) return 1 ;;
     esac
 }
@@ -27,7 +28,7 @@ for arg; do
     --check) check=1 ;;
     *)
         wanted="$wanted $(packages_of "$arg")" || {
-            echo "install-deps.sh: unknown purpose '$arg'; known: build test lint cuda demo parity bench all" >&2
+            echo "install-deps.sh: unknown purpose '$arg'; known: build test neon lint cuda demo parity bench all" >&2
             exit 2
         }
         ;;
@@ -42,10 +43,8 @@ fi
 
 missing=""
 for p in $(printf '%s\n' $wanted | sort -u); do
-    case $(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true) in
-    installed) ;;
-    *) missing="$missing $p" ;;
-    esac
+    # one line for each architecture that has it
+    dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
 done
 
 if [ -z "$missing" ]; then

@@ -3,6 +3,8 @@
 #
 #   scripts/run-tests.sh BUILD_DIR        runs BUILD_DIR/tests/test_*; logs go to BUILD_DIR/tests/log/
 #
+# RUNNER: what runs a program that this machine cannot, with its arguments (an emulator).
+#
 # A program that ends without cmocka's summary (a crash, a sanitizer report, a time-out) counts as one failure.
 set -u
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}" # as the programs set it for themselves (core/threads.h)
@@ -21,7 +23,7 @@ for t in "$build"/tests/test_*; do
     programs=$((programs + 1))
     log=$logs/$name.log
     begin=$(date +%s.%N)
-    timeout "$limit" "$t" >"$log" 2>&1 </dev/null
+    timeout "$limit" ${RUNNER:-} "$t" >"$log" 2>&1 </dev/null
     rc=$?
     # sums over all groups of the program: "[  PASSED  ] 12 test(s)." / "[  FAILED  ] 1 test(s), listed below:"
     counts=$(awk '/^\[  PASSED  \] [0-9]+ test/ { p += $4 } /^\[  FAILED  \] [0-9]+ test/ { f += $4 }

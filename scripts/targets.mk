@@ -11,6 +11,7 @@ help:
 	@echo "make test       run the tests (installs missing Debian packages); logs in build/tests/log"
 	@echo "make asan       the same under AddressSanitizer and UndefinedBehaviorSanitizer, in build/asan"
 	@echo "make torture    kill training $(KILLS) times and let every system call of a save fail (KILLS=n)"
+	@echo "make test-neon  the kernels', gradients' and training's tests of an aarch64 build under qemu, and the same adapter as here"
 	@echo "make lint       clang-format, clang-tidy, cppcheck, layering of #includes, sizes of files and functions"
 	@echo "make format     run clang-format over the tree"
 	@echo "make parity     compare with transformers, peft and bitsandbytes (virtual environment in ~/.cache/peft.c)"
@@ -39,6 +40,11 @@ torture:
 	@$(SUBMAKE) $(BUILD)/tests/test_resume $(BUILD)/tests/test_checkpoint
 	@$(BUILD)/tests/test_checkpoint
 	@KILLS=$(KILLS) FAULTS=1 $(BUILD)/tests/test_resume
+
+test-neon:
+	@scripts/install-deps.sh --quiet neon
+	@$(SUBMAKE) train
+	@JOBS=$(JOBS) scripts/test-neon.sh
 
 lint:
 	@scripts/install-deps.sh --quiet lint
