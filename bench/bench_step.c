@@ -1,5 +1,6 @@
-/* Training steps as ./train does them, in this process, with the FMA peak sampled between them: tokens per second,
- * share of the peak, resident memory, as one line of JSON on stdout (what ./train prints goes to stderr).
+/* Training steps as ./train does them, in this process, with the FMA peak sampled some sixty times within each (its
+ * time is left out): tokens per second, share of the peak, resident memory, as one line of JSON on stdout (what ./train
+ * prints goes to stderr).
  *
  *   bench_step CONFIG.yaml [--key=value ...] [--runs N] [--budget SECONDS] [--what FIGURE]
  *
@@ -7,16 +8,20 @@
  * copy of it. The first step warms up and does not count unless it took LONG_SECONDS, the activations' pages having
  * been touched before it; then up to N steps (5) are counted, no new one being begun when the budget (60 s) is spent.
  * One thread is timed by its processor time. */
+#include "train_log.h"
 int train_program(int argc, char **argv);
+int kept_log_step(train_log *l, const train_row *r); /* where train.c sends a step's results */
 #define main train_program
+#define train_log_step kept_log_step
 #include "train.c" /* NOLINT(bugprone-suspicious-include): meant, see above */
 #undef main
+#undef train_log_step
 
 #include "bench/measure.h"
 
 #include <unistd.h>
 
-enum { LONG_SECONDS = 5, PEAK_MS = 60 };
+enum { LONG_SECONDS = 5, SLICE_PEAK_US = 400 };
 
 typedef struct step_options {
     const char *config, *what;
@@ -70,29 +75,83 @@ static int check_memory(const trainer *t) {
 typedef struct result {
     samples seconds, ratio, peak;
     double flops, first_loss;
+    int disturbed; /* steps that were counted though the machine changed its speed within their slices */
     train_row row;
 } result;
 
+static train_row last_row;
+
+int kept_log_step(train_log *l, const train_row *r) {
+    (void)l;
+    last_row = *r;
+    return 0;
+}
+
+/* ---- the step in slices: the peak is sampled behind every call of attention, which a layer makes once each way ----
+ */
+
+static struct {
+    const backend *be; /* the trainer's own */
+    int threads;
+    double at, peak;      /* where the present slice began, and the peak sampled there */
+    double seconds, work; /* of the slices so far; what the peak would have done in them */
+    double unsure;        /* seconds of slices whose two peaks do not agree */
+} slices;
+
+static double sample_peak(void) { return fma_peak(slices.be->name, slices.threads, 1e-6 * SLICE_PEAK_US); }
+
+static void slices_begin(void) {
+    slices.seconds = slices.work = slices.unsure = 0;
+    slices.peak = sample_peak(), slices.at = bench_now(slices.threads);
+}
+
+static void cut_slice(void) {
+    const double seconds = bench_now(slices.threads) - slices.at, peak = sample_peak();
+    slices.seconds += seconds, slices.work += 0.5 * seconds * (slices.peak + peak);
+    if (!peaks_agree(slices.peak, peak)) slices.unsure += seconds;
+    slices.peak = peak, slices.at = bench_now(slices.threads);
+}
+
+static void sliced_attn_fwd(kctx *c, mat o, float *lse, mat q, mat k, mat v, const attn *a) {
+    slices.be->attn_fwd(c, o, lse, q, k, v, a);
+    cut_slice();
+}
+
+static void sliced_attn_bwd(kctx *c, mat dq, mat dk, mat dv, mat dout, mat q, mat k, mat v, mat o, const float *lse,
+                            const attn *a) {
+    slices.be->attn_bwd(c, dq, dk, dv, dout, q, k, v, o, lse, a);
+    cut_slice();
+}
+
+static void sliced_head_loss(kctx *c, float *logprob, mat dh, mat h, const weight *w, const int32_t *target) {
+    cut_slice();
+    slices.be->head_loss(c, logprob, dh, h, w, target);
+    cut_slice();
+}
+
+/* A step between whose slices the machine was steady for nine tenths of the time; at most twice as many are tried. */
 static int measure_steps(trainer *t, const step_options *o, result *r) {
-    const int threads = t->s.k.threads, batches = dataset_begin_epoch(&t->ds, 0);
-    const int each = (int)t->cfg.gradient_accumulation_steps;
-    const char *isa = t->s.k.be->name;
-    double spent = 0, before = fma_peak(isa, threads, 1e-3 * PEAK_MS);
+    static backend sliced;
+    const int batches = dataset_begin_epoch(&t->ds, 0), each = (int)t->cfg.gradient_accumulation_steps;
+    double spent = 0;
+    sliced = *t->s.k.be;
+    sliced.attn_fwd = sliced_attn_fwd, sliced.attn_bwd = sliced_attn_bwd, sliced.head_loss = sliced_head_loss;
+    slices.be = t->s.k.be, slices.threads = t->s.k.threads, t->s.k.be = &sliced;
     memset(t->s.act.base, 0, t->s.act.size), memset(t->s.tmp.base, 0, t->s.tmp.size);
     if (batches < each) return fail(EXIT_INPUT, "%d micro-batches of data for a step of %d", batches, each);
     for (int step = 0; r->seconds.n < o->runs && (r->seconds.n == 0 || spent < o->budget); step++) {
-        const int first = step % (batches / each) * each;
-        const double began = bench_now(threads);
-        r->row = (train_row){.step = step + 1};
-        if (train_step(t, step, first, first + each, &r->row)) return -1;
-        const double seconds = bench_now(threads) - began, after = fma_peak(isa, threads, 1e-3 * PEAK_MS);
-        const double peak = 0.5 * (before + after);
-        before = after, spent += seconds;
+        if (t->at.batch + each > batches) t->at.batch = 0;
+        slices_begin();
+        if (train_step(t, batches)) return -1;
+        cut_slice();
+        r->row = last_row;
+        const bool unsure = slices.unsure > 0.1 * slices.seconds;
+        spent += slices.seconds;
         if (step == 0) r->first_loss = r->row.loss;
-        if (step == 0 && seconds < LONG_SECONDS) continue;
-        r->flops = model_flops(t, &r->row);
-        samples_add(&r->seconds, seconds), samples_add(&r->peak, peak);
-        samples_add(&r->ratio, r->flops / seconds / peak);
+        if ((step == 0 && slices.seconds < LONG_SECONDS) || (unsure && step < 2 * o->runs)) continue;
+        r->flops = model_flops(t, &r->row), r->disturbed += unsure;
+        samples_add(&r->seconds, slices.seconds), samples_add(&r->peak, slices.work / slices.seconds);
+        samples_add(&r->ratio, r->flops / slices.work);
     }
     return 0;
 }
@@ -114,13 +173,14 @@ static void print_result(const trainer *t, const step_options *o, result *r, FIL
         "{\"what\": \"%s\", \"who\": \"peft.c\", \"model\": \"%s\", \"base\": \"%s\", \"compute\": \"%s\", "
         "\"activations\": \"%s\", \"batch\": %ld, \"length\": %ld, \"rank\": %ld, \"checkpointing\": %s, \"threads\": %d, \"isa\": \"%s\", "
         "\"runs\": %d, \"tokens_per_second\": %.1f, \"step_seconds\": %.4g, \"model_gflop\": %.1f, "
-        "\"peak_gflops\": %.1f, \"peak_percent\": %.1f, \"peak_rss_bytes\": %lu, \"first_loss\": %.5f}\n",
+        "\"peak_gflops\": %.1f, \"peak_percent\": %.1f, \"peak_rss_bytes\": %lu, \"first_loss\": %.5f, "
+        "\"disturbed\": %d}\n",
         o->what, name ? name + 1 : c->base_model, c->load_in_4bit ? "nf4" : "fp",
         override_of(o, "compute_dtype", "f32"), override_of(o, "activation_dtype", "f32"), (long)c->micro_batch_size,
         (long)c->sequence_len, (long)c->lora_r, c->gradient_checkpointing ? "true" : "false", t->s.k.threads,
         t->s.k.be->name, r->seconds.n, (double)r->row.tokens / seconds, seconds, 1e-9 * r->flops,
         1e-9 * samples_median(&r->peak), 100 * samples_median(&r->ratio), (unsigned long)peak_rss_bytes(),
-        r->first_loss);
+        r->first_loss, r->disturbed);
 }
 
 static int bench_step(const step_options *o, FILE *out) {

@@ -27,8 +27,11 @@ int bench_begin(bench_options *o, char **argv);
 double bench_now(int threads);
 
 /* Floating point operations per second that `threads` threads reach together with fused multiply-adds on the registers
- * of that instruction set (a backend's name), over about `seconds`. */
+ * of that instruction set (a backend's name): the fastest of the rounds, a tenth of a millisecond each, that fit into
+ * about `seconds`. */
 double fma_peak(const char *isa, int threads, double seconds);
+/* Within 10 %: between such samples the machine kept its speed. */
+bool peaks_agree(double a, double b);
 
 /* Bytes per second that `threads` threads read together, one stream each, from 256 MB. */
 double read_bandwidth(int threads, double seconds);
@@ -43,10 +46,12 @@ double samples_median(samples *s); /* sorts */
 
 typedef void timed(void *ctx);
 /* One figure of a kernel: `runs` times [peak, `calls` calls of run, peak], calls chosen for 2 ms or more after one
- * call that does not count. */
+ * call that does not count. A run between peaks that do not agree is repeated, up to 8 times; `disturbed` counts those
+ * that never came between two that do. */
 typedef struct figure {
-    samples seconds, ratio, peak;
-} figure; /* of one call; of flops to peak; flops per second */
+    samples seconds, ratio, peak; /* of one call; of flops to peak; flops per second */
+    int disturbed;
+} figure;
 void figure_add(figure *f, timed *run, void *ctx, double flops, int calls, const bench_options *o);
 int figure_calls(timed *run, void *ctx, int threads);
 void figure_measure(figure *f, timed *run, void *ctx, double flops, const bench_options *o);
