@@ -116,4 +116,33 @@ static inline double seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* A reader under test: opens the file, closes it if that went well, and returns what opening returned. */
+typedef int hostile_read(const char *path);
+
+/* Every prefix of a file is refused, and the message names the file. */
+static inline void refuse_prefixes(const uint8_t *data, size_t n, hostile_read *read) {
+    crafted f = crafted_file(data, n);
+    for (size_t k = n; k-- > 0;) {
+        assert_int_equal(ftruncate(f.fd, (off_t)k), 0);
+        if (!read(f.path)) fail_msg("a prefix of %zu of %zu bytes was read", k, n);
+        assert_said(EXIT_INPUT, "/proc/self/fd/");
+    }
+    close(f.fd);
+}
+
+/* Every change of a byte by one of the masks is read or refused, never worse (asan watches). */
+static inline void survive_flips(const uint8_t *data, size_t n, const uint8_t *masks, size_t n_masks,
+                                 hostile_read *read) {
+    crafted f = crafted_file(data, n);
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < n_masks; k++) {
+            const uint8_t c = (uint8_t)(data[i] ^ masks[k]);
+            assert_int_equal(pwrite(f.fd, &c, 1, (off_t)i), 1);
+            if (read(f.path)) assert_int_equal(fail_code(), EXIT_INPUT);
+            fail_clear();
+            assert_int_equal(pwrite(f.fd, &data[i], 1, (off_t)i), 1);
+        }
+    close(f.fd);
+}
+
 #endif
