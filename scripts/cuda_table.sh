@@ -40,7 +40,7 @@ compile() {
     [ -s "$name.txt" ] && return 0
     local flags="-std=c++17 -O3 -I. --expt-relaxed-constexpr -diag-suppress 177 -DDEVICE_NAME=\"cuda\" -arch=sm_$arch"
     mkdir -p "$name.kept"
-    nice "$nvcc" $flags --keep --keep-dir "$name.kept" -Xptxas -v -cubin "$f" -o "$name.kept/cubin" >"$name.log" 2>&1 || {
+    "$nvcc" $flags --keep --keep-dir "$name.kept" -Xptxas -v -cubin "$f" -o "$name.kept/cubin" >"$name.log" 2>&1 || {
         echo "cuda_table: $f does not compile for sm_$arch:" >&2
         grep -E 'error' "$name.log" | head -5 >&2
         return 1
