@@ -115,7 +115,7 @@ else
 test-cuda:
 	@scripts/install-deps.sh --quiet cuda
 	@$(SUBMAKE) $(PARITY) $(addprefix $(BUILD)/tests/cuda_,attention ops products train) $(EMU)/kernels.so $(EMU)/kernels_asan.so $(EMU)/kernels_tsan.so \
-	    $(BUILD)/peft_emu.so nvcc-check
+	    $(BUILD)/peft_emu.so
 	@scripts/test-cuda.sh $(BUILD) $(SECTIONS)
 endif
 

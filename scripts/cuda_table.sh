@@ -2,8 +2,9 @@
 # What the compiler makes of every CUDA kernel: docs/cuda_kernels.tsv, a row per kernel and architecture.
 #
 #   scripts/cuda_table.sh                 compiles for all architectures and writes the table   (make cuda-table)
-#   scripts/cuda_table.sh --check ARCH... compiles for those, and fails where the table is of other sources or a kernel
-#                                         spills registers that scripts/cuda_spills.txt does not except (part of test-cuda)
+#   scripts/cuda_table.sh --check ARCH... compiles everything for those, and fails on a warning, where the table is of other
+#                                         sources, or where a kernel spills registers and scripts/cuda_spills.txt does not
+#                                         say why (part of test-cuda)
 #
 # Columns: source, kernel, arch, registers a thread, static and dynamic shared memory in bytes, spilled bytes (stores and
 # loads), threads a block, occupancy in per cent of the warps an SM can hold (by registers, shared memory and threads alone),
@@ -38,7 +39,7 @@ compile() {
     local f=$1 arch=$2 hash=$3 name
     name=$out/$(basename "$f" .cu).$arch.$hash
     [ -s "$name.txt" ] && return 0
-    local flags="-std=c++17 -O3 -I. --expt-relaxed-constexpr -diag-suppress 177 -DDEVICE_NAME=\"cuda\" -arch=sm_$arch"
+    local flags="-std=c++17 -O3 -I. --expt-relaxed-constexpr -Werror all-warnings -diag-suppress 177 -DDEVICE_NAME=\"cuda\" -arch=sm_$arch"
     mkdir -p "$name.kept"
     "$nvcc" $flags --keep --keep-dir "$name.kept" -Xptxas -v -cubin "$f" -o "$name.kept/cubin" >"$name.log" 2>&1 || {
         echo "cuda_table: $f does not compile for sm_$arch:" >&2
@@ -94,9 +95,11 @@ with_occupancy() {
           print $1, $2, $3, $4, $5, dynamic, $6, $7, int(100 * b * w / warps[$3] + 0.5), $8 }'
 }
 
-list=$(for f in kernels/cuda/*.cu; do grep -q __global__ "$f" && echo "$f $(hash_of "$f")"; done)
+everything=$(for f in kernels/cuda/*.cu; do echo "$f $(hash_of "$f")"; done)
+list=$(echo "$everything" | while read -r f hash; do grep -q __global__ "$f" && echo "$f $hash"; done)
 export -f compile
-echo "$list" | while read -r f hash; do for a in $archs; do echo "$f $a $hash"; done; done |
+[ $check = 1 ] || everything=$list
+echo "$everything" | while read -r f hash; do for a in $archs; do echo "$f $a $hash"; done; done |
     xargs -P "${JOBS:-2}" -L 1 bash -c 'compile "$@"' _ || exit 1
 
 all_rows() {
