@@ -128,6 +128,9 @@ static void test_mixed_adapters(void **state) {
     check_mixed((engine_options){.sequences = CHOICES}, alone);
     check_mixed((engine_options){.sequences = 3, .batch_rows = 5, .how.threads = 1}, alone);
     check_mixed((engine_options){.sequences = 4, .how.backend = "ref"}, alone);
+    static outcome fast[CHOICES];
+    one_by_one(fast, (engine_options){.how.backend = "int8", .how.adapter_type = BF16});
+    check_mixed((engine_options){.sequences = CHOICES, .how.backend = "int8", .how.adapter_type = BF16}, fast);
     same(&alone[3], &alone[4], "a sum is its ranks side by side", 3);
     assert_memory_not_equal(alone[0].token, alone[1].token, sizeof(int32_t) * ANSWER);
     model_source src;

@@ -70,6 +70,20 @@ def generate(name, n, options):
     return answer["text"], answer["completion_tokens"]
 
 
+def batch(name, rows, n, options):
+    """Greedy texts of at most n tokens for rows of --batch, computed sixteen at a time."""
+    path = os.path.join(WORK, name + ".jsonl")
+    with open(path, "w") as f:
+        for row in rows:
+            f.write(json.dumps(row) + "\n")
+    lines = run(["./infer", *options, "--precise", "--batch", path, "--parallel", 16, "--max-tokens", n, "--temperature", 0],
+                name).splitlines()
+    out = [json.loads(line) for line in lines if line.startswith("{")]
+    if [o["index"] for o in out] != list(range(len(rows))):
+        raise Failed(f"./infer --batch gave {len(out)} rows for {len(rows)}, or in another order")
+    return [o["text"] for o in out]
+
+
 def trainable_line(text):
     m = re.search(r"trainable params: ([\d,]+) \|\| all params: ([\d,]+) \|\| trainable%: ([\d.]+)", text)
     if not m:

@@ -243,7 +243,30 @@ def merged(w):
             yield f"greedy text of 32 tokens, merged {name}, {'chat' if chat else 'text'} {i + 1}", float(not same), 0
 
 
-CHECKS = {f.__name__: f for f in (*text_checks.CHECKS, logits, nf4, tiny_lora, tiny_qlora, lora, qlora, adapters, merged, *export_checks.CHECKS)}
+def engine(w):
+    """200 prompts, 12 tokens each: transformers one by one; ours in batches of sixteen, of the base, of an adapter unmerged and
+    merged, and of both in turns in the same batch."""
+    words = "\n".join(w.texts).split(" ")
+    prompts = [" ".join(words[17 * i % len(words):17 * i % len(words) + 6 + i % 11]) or "The" for i in range(200)]
+    theirs = []
+    for model in (w.base, reference.with_adapter(w.base, w.adapter)):
+        theirs.append([w.tokenizer.decode(reference.greedy(model, w.tokenizer(p)["input_ids"], 12), skip_special_tokens=True)
+                       for p in prompts])
+    model.unload()
+    rows, options = [{"prompt": p} for p in prompts], ["--model", w.hf]
+    adapter = options + ["--adapter", w.adapter]
+    mixed = [dict(row, adapter="base") if i % 2 else row for i, row in enumerate(rows)]
+    for what, want, got in (
+            ("base", theirs[0], ours.batch("engine-base", rows, 12, options)),
+            ("adapter unmerged", theirs[1], ours.batch("engine-unmerged", rows, 12, adapter)),
+            ("adapter merged", theirs[1], ours.batch("engine-merged", rows, 12, adapter + ["--merge"])),
+            ("base and adapter in turns", [theirs[1 - i % 2][i] for i in range(200)],
+             ours.batch("engine-mixed", mixed, 12, adapter))):
+        yield f"greedy texts of 200 prompts that differ, {what}", sum(a != b for a, b in zip(want, got)), 0
+
+
+CHECKS = {f.__name__: f for f in (*text_checks.CHECKS, logits, nf4, tiny_lora, tiny_qlora, lora, qlora, adapters, merged, engine,
+                                 *export_checks.CHECKS)}
 
 
 def main():
