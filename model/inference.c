@@ -62,6 +62,7 @@ int inference_load(session *s, const quant_cache *quant, const model_source *src
 
 int inference_adapter(served *a, const session *s, const model_source *src, const char *path,
                       const inference_options *o) {
+    dtype type = backend_is_int8(o->backend) ? BF16 : o->adapter_type;
     lora_file f;
     adapter ad = {0};
     arena plan; /* names and shapes without memory */
@@ -70,7 +71,7 @@ int inference_adapter(served *a, const session *s, const model_source *src, cons
     f.cfg.dropout = 0;
     arena_plan(&plan, "adapter");
     bad = bad || adapter_attach(&ad, &f.cfg, s->m.groups, s->m.n_groups, 0, false, &plan) || lora_file_check(&f, &ad) ||
-          served_open(a, path, &ad, &f.st, s->m.groups, s->m.n_groups, o->adapter_type, s->k.mem);
+          served_open(a, path, &ad, &f.st, s->m.groups, s->m.n_groups, type, s->k.mem);
     adapter_detach(s->m.groups, s->m.n_groups);
     adapter_close(&ad);
     arena_close(&plan);

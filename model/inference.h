@@ -15,7 +15,8 @@ typedef struct adapter_choice {
 typedef struct inference_options {
     adapter_choice adapter[SHARES_MAX]; /* their sum */
     int adapters;
-    dtype adapter_type; /* how they are held: F32, or BF16 */
+    dtype adapter_type; /* how they are held: F32, or BF16; the fast mode, whose backends multiply in integers: always
+                           BF16 */
     const char *backend;
     int threads;
     bool fp32;       /* values in fp32 on a device too, where they are bf16 otherwise */
