@@ -303,6 +303,43 @@ static void run_proj(lab *l, const int *s) {
     for (int i = 0; i < n; i++) frozen_free(w[i]);
 }
 
+/* adapters of a mixed batch: in, two outputs and ranks, gap, format of the adapters' matrices */
+
+static weight adapter_matrix(lab *l, int rows, int cols, int used, int format) {
+    const int64_t n = (int64_t)rows * cols;
+    float *x = vector(l, n);
+    for (int64_t i = 0; i < n; i++)
+        if (i % cols >= used) x[i] = 0;
+    weight w = {&weight_formats[format], rows, cols, 1, x, NULL};
+    if (format == FMT_F32) return w;
+    uint16_t *half = take(l, (size_t)n * sizeof *half);
+    for (int64_t i = 0; i < n; i++) half[i] = float_to_bf16(x[i]);
+    w.data = half;
+    return w;
+}
+
+/* Items of one row, of several, of more than go together, in several adapters' sum, and a projection that one lacks. */
+static void run_lora(lab *l, const int *s) {
+    enum { ROWS = 50, PARTS = 3, ITEMS = 8 };
+    static const int use[ITEMS][3] = {{0, 1, 0}, {1, 3, 1}, {4, 20, 2}, {24, 16, 0},
+                                      {0, 4, 2}, {2, 1, 0}, {45, 5, 1}, {30, 1, 1}};
+    const int rank = s[3] + s[4], columns = (rank + 15) / 16 * 16;
+    lora_part part[PARTS] = {{.at = {0, s[3]}}, {.at = {0, s[3]}}, {.at = {0, s[3]}}};
+    lora_item item[ITEMS];
+    mat x = value_in(l, ROWS, s[0], s[5]);
+    lora_fwd_args a = {2, x, {value_in(l, ROWS, s[1], s[5]), value_in(l, ROWS, s[2], gap_of(s[5], 1))}, ITEMS, item};
+    for (int i = 0; i < PARTS; i++) {
+        part[i].down = adapter_matrix(l, s[0], columns, rank, s[6]);
+        part[i].up[0] = adapter_matrix(l, s[3], s[1], s[1], s[6]);
+        if (i != 1) part[i].up[1] = adapter_matrix(l, s[4], s[2], s[2], s[6]);
+    }
+    /* what stands in h afterwards is a backend's own affair: it lies behind what is compared */
+    float *h = (float *)(void *)(l->pool + POOL) - ITEMS * ROWS * columns;
+    for (int i = 0; i < ITEMS; i++)
+        item[i] = (lora_item){use[i][0], use[i][1], &part[use[i][2]], 0.25f * (float)(i + 1), h + i * ROWS * columns};
+    l->c->be->lora_fwd(l->c, &a);
+}
+
 static void run_head(lab *l, const int *s) { /* tokens, words, dim, gap, format */
     weight w = frozen(l, s[1], s[2], s[4]);
     mat h = value_in(l, s[0], s[2], s[3]), dh = out(l, s[0], s[2], s[3]);
@@ -555,6 +592,9 @@ static const kernel_case cases[] = {
     {"proj few rows q4_0", run_proj, {12, 192, 33, 8, FMT_Q4_0, 3, 16}},
     {"proj rank", run_proj, {29, 64, 48, 0, FMT_F16, 3, 401}},
     {"proj rows", run_proj, {1027, 128, 64, 0, FMT_NF4, 2, 8}},
+    {"lora", run_lora, {40, 33, 7, 3, 2, 3, FMT_F32}},
+    {"lora bf16", run_lora, {64, 48, 65, 4, 20, 8, FMT_BF16}},
+    {"lora large", run_lora, {1100, 300, 515, 16, 8, 8, FMT_F32}},
     {"head small", run_head, {3, 10, 8, 1, FMT_F32}},
     {"head chunk", run_head, {7, 384, 33, 0, FMT_F32}},
     {"head bf16", run_head, {65, 1000, 96, 2, FMT_BF16}},

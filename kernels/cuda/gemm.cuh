@@ -83,4 +83,7 @@ static inline side from_offset(side s, int64_t offset, dtype t) {
     return side{static_cast<const char *>(s.data) + offset * mat_bytes(t), s.ld, s.across};
 }
 
+/* weight.cu: one item of lora_fwd by products with its adapter's matrices; where y is bf16 it is rounded once more */
+void lora_product(kctx *c, const lora_fwd_args *a, const lora_item *it);
+
 #endif

@@ -284,23 +284,18 @@ extern "C" void proj_fwd_cuda(kctx *c, const proj_fwd_args *p) {
     }
 }
 
-/* Adapters of a mixed batch, one after another. Where y is bf16 it is rounded once more for each of them. */
-extern "C" void lora_fwd_cuda(kctx *c, const lora_fwd_args *a) {
-    for (int j = 0; j < a->items; j++) {
-        const lora_item *it = &a->item[j];
-        const lora_part *p = it->part;
-        if (!p->down.cols) continue;
-        const mat h = mat_f32(it->h, it->rows, p->down.cols);
-        linear l = {};
-        l.back = true, l.c = h, l.a = mat_rows(a->x, it->row, it->rows), l.w = &p->down;
+void lora_product(kctx *c, const lora_fwd_args *a, const lora_item *it) {
+    const lora_part *p = it->part;
+    const mat h = mat_f32(it->h, it->rows, p->down.cols);
+    linear l = {};
+    l.back = true, l.c = h, l.a = mat_rows(a->x, it->row, it->rows), l.w = &p->down;
+    run(c, &l);
+    c->be->scale(c, h, h, it->scale);
+    l.add = l.rounds = true;
+    for (int i = 0; i < a->n; i++) {
+        if (!p->up[i].rows || !a->y[i].data) continue;
+        l.c = mat_rows(a->y[i], it->row, it->rows), l.a = mat_cols(h, p->at[i], p->up[i].rows), l.w = &p->up[i];
         run(c, &l);
-        c->be->scale(c, h, h, it->scale);
-        l.add = l.rounds = true;
-        for (int i = 0; i < a->n; i++) {
-            if (!p->up[i].rows || !a->y[i].data) continue;
-            l.c = mat_rows(a->y[i], it->row, it->rows), l.a = mat_cols(h, p->at[i], p->up[i].rows), l.w = &p->up[i];
-            run(c, &l);
-        }
     }
 }
 
