@@ -76,8 +76,9 @@ sanitizers() { # of memory and undefined behaviour; leaks are the test program's
         "$build/tests/cuda_parity_asan" "$emu/kernels_asan.so"
 }
 
-# Two workers, so that blocks race too. A race ends the program.
+# Two workers, so that blocks race too. A race ends the program. Every kernel, on small shapes: an access costs fifty times as much.
 races() {
+    local TEST_TIMEOUT=600
     run "data races" env TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 EMU_WORKERS=2 EMU_ORDER=random \
         "$build/tests/cuda_parity_tsan" "$emu/kernels_tsan.so" --small
 }
