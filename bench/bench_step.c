@@ -184,11 +184,11 @@ static void print_result(const trainer *t, const step_options *o, result *r, FIL
 }
 
 static int bench_step(const step_options *o, FILE *out) {
-    trainer t = {0};
+    trainer t = {.lock = {-1}};
     result r = {0};
     int bad = config_open(&t.cfg, o->config, o->overrides, o->n);
-    if (!bad) bad = open_trainer(&t) || check_memory(&t) || measure_steps(&t, o, &r);
-    if (!bad) print_result(&t, o, &r, out);
+    if (!bad) bad = comm_begin(&t.world) || open_trainer(&t) || check_memory(&t) || measure_steps(&t, o, &r);
+    if (!bad) print_result(&t, o, &r, out), comm_end(&t.world);
     close_trainer(&t);
     return bad ? fail_report("bench_step") : EXIT_DONE;
 }
