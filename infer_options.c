@@ -166,14 +166,15 @@ static const row rows[] = {
     {TEXT, "draft-model", "M", "guess by a smaller model with the same tokenizer", AT(draft_model)},
     {SECTION, .help = "the machine"},
     {FLAG, "precise", NULL,
-     "canonical fp32 arithmetic; without it, products of quantised weights are made in integers, with activations rounded to 8 bits, and weights of 16 and 32 bits are held in 8 (--score and --imatrix: always)",
+     "canonical fp32 arithmetic; without it, products of quantised weights are made in integers, with activations rounded to 8 bits, and weights of 16 and 32 bits are held in 8 (--score and --imatrix: always); on a GPU fp32 in place of bf16",
      AT(precise)},
     {WHOLE, "context", "N", "tokens of a conversation at most (the model's, at most 4096)", AT(context),
      FROM_TO(1, 1 << 28)},
     {WHOLE, "parallel", "N", "with --batch: rows that are computed at once (16)", AT(parallel), FROM_TO(1, 1024)},
     {CALL, "kv-cache-type", "T", "of keys and values: f32, bf16, q8_0 (f32)", .take = take_kv},
     {WHOLE, "threads", "N", "0 = one for each core (0)", AT(threads), FROM_TO(0, THREADS_MAX)},
-    {TEXT, "backend", "NAME", "auto, ref, avx2, avx512, neon (auto); or bf16: products in bf16, avx512-bf16 or amx",
+    {TEXT, "backend", "NAME",
+     "auto, ref, avx2, avx512, neon (auto); or bf16: products in bf16, avx512-bf16 or amx; or cuda: an NVIDIA GPU (make cuda)",
      AT(how.backend)},
 };
 enum { ROWS = sizeof rows / sizeof *rows, INDENT = 30, WIDTH = 112 };
@@ -286,6 +287,7 @@ int infer_options_parse(infer_options *o, int argc, char **argv) {
     if (check(o)) return -1;
     const bool exact = o->precise || o->score || o->imatrix;
     o->how.threads = (int)o->threads;
+    o->how.fp32 = exact;
     if (!exact) o->how.backend = backend_fast(o->how.backend);
     if (!o->adapter_type_given) o->how.adapter_type = exact ? F32 : BF16;
     return 0;

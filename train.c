@@ -17,11 +17,13 @@
 #include "optim/adamw.h"
 #include "optim/schedule.h"
 #include "train_log.h"
+#include "train_plan.h"
 #include "train_report.h"
 #include "train_state.h"
 
 #include <errno.h>
 #include <math.h>
+#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,6 +46,7 @@ typedef struct trainer {
     step_sums *sums, *seen; /* in the run arena; what the host has read of them, shared memory, [MEMORY_SLOTS] */
     train_row row[MEMORY_SLOTS];
     int posted, read;                      /* steps whose results are on their way, and those that were logged */
+    bool plan, json;                       /* --plan, --json */
     int64_t steps, eval_every, save_every; /* of the run; between evaluations and between saves, 0 = never */
     train_place at;                        /* where the run stands */
     output_lock lock;
@@ -53,11 +56,12 @@ typedef struct trainer {
 
 /* ---- one step ---- */
 
-static void forward(trainer *t, tape *tp) {
-    tensor *h = model_forward(tp, &t->s.m, &t->b, NULL);
+static void loss_of(trainer *t, tape *tp, tensor *h) {
     float *logprob = arena_array(&t->s.act, (size_t)t->b.targets, sizeof *logprob);
     model_loss(tp, &t->s.m, h, &t->b, t->rows, t->target, t->row_weight, logprob, t->sums);
 }
+
+static void forward(trainer *t, tape *tp) { loss_of(t, tp, model_forward(tp, &t->s.m, &t->b, NULL)); }
 
 static void forward_backward(trainer *t) {
     tape tp = session_tape(&t->s, true, t->cfg.gradient_checkpointing);
@@ -168,18 +172,43 @@ static const char *choose_types(const config *c, bool *half) {
     return device ? c->backend : backend_for(c->backend, c->compute_dtype);
 }
 
-/* Runs build and the worst step on backend "plan", prints what they took, and opens a session of exactly that. */
+/* Runs build and the worst step on backend "plan". */
+static int plan_run(trainer *t, const char *be, bool half, plan_step *step) {
+    if (session_plan(&t->s, be, half) || build(t)) return -1;
+    worst_batch(t);
+    tape tp = session_tape(&t->s, true, t->cfg.gradient_checkpointing);
+    tensor *h = model_forward(&tp, &t->s.m, &t->b, NULL);
+    step->layers = t->s.act.used;
+    loss_of(t, &tp, h);
+    step->head = t->s.act.used - step->layers;
+    tape_backward(&tp);
+    return 0;
+}
+
+static int check_limit(const trainer *t, const plan_bytes *b) {
+    const int64_t limit = t->cfg.memory_limit;
+    if (limit == CONFIG_UNSET || b->total <= (double)limit) return 0;
+    return fail(
+        EXIT_MEMORY,
+        "%s: key 'memory_limit': the run needs %.0f bytes, %.0f more than the %ld that it may take; ./train --plan "
+        "says which sequence_len and micro_batch_size fit",
+        t->cfg.path, b->total, b->total - (double)limit, (long)limit);
+}
+
+/* Plans, prints what the run will take, and opens a session of exactly that. */
 static int plan_and_open(trainer *t) {
     bool half;
+    plan_step step;
     const char *be = choose_types(&t->cfg, &half);
+    if (!be) return -1;
     open_quantised(t);
-    if (!be || session_plan(&t->s, be, half) || build(t)) return -1;
-    worst_batch(t);
-    forward_backward(t);
+    if (plan_run(t, be, half, &step)) return -1;
     session planned = t->s;
     if (session_open(&t->s, &planned, be, (int)t->cfg.threads)) return -1;
     train_log_plan(&t->s, &planned, t->opt.bytes, t->b.rows);
+    const plan_bytes b = plan_measure(&planned, &t->opt, step, t->s.k.scratch_bytes);
     session_close(&planned);
+    if (check_limit(t, &b)) return -1;
     t->seen = memory_shared(t->s.k.mem, MEMORY_SLOTS * sizeof *t->seen);
     return t->seen ? build(t) : -1;
 }
@@ -200,6 +229,14 @@ static int open_text(trainer *t) {
                     name);
     t->chat = jinja ? chat_open(jinja, "chat_template_jinja", t->tok) : chat_open_named(name, c->path, t->tok);
     return t->chat ? 0 : -1;
+}
+
+static int open_batch(trainer *t, int rows, int seqs) {
+    batch_close(&t->b);
+    free(t->rows), free(t->target), free(t->row_weight);
+    t->rows = xcalloc((size_t)rows, sizeof *t->rows), t->target = xcalloc((size_t)rows, sizeof *t->target);
+    t->row_weight = xcalloc((size_t)rows, sizeof *t->row_weight);
+    return batch_open(&t->b, rows, seqs);
 }
 
 static int steps_of(int batches, int accumulate) { return (batches + accumulate - 1) / accumulate; }
@@ -232,19 +269,20 @@ static void set_schedule(trainer *t) {
     t->lr = (lr_schedule){(lr_kind)kind, c->learning_rate, warmup, (int)t->steps};
 }
 
+static int check_context(const trainer *t) {
+    const config *c = &t->cfg;
+    if (c->sequence_len <= t->src.hp.context) return 0;
+    return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path,
+                (long)c->sequence_len, (long)t->src.hp.context, c->base_model);
+}
+
 static int open_trainer(trainer *t) {
     const config *c = &t->cfg;
     if (t->world.rank && !freopen("/dev/null", "w", stdout)) return fail(EXIT_IO, "/dev/null cannot be opened");
-    if (model_source_open(&t->src, c->base_model) || open_text(t)) return -1;
-    if (c->sequence_len > t->src.hp.context)
-        return fail(EXIT_USAGE, "%s: key 'sequence_len': %ld is more than the %ld positions of %s", c->path,
-                    (long)c->sequence_len, (long)t->src.hp.context, c->base_model);
+    if (model_source_open(&t->src, c->base_model) || open_text(t) || check_context(t)) return -1;
     if (dataset_open(&t->ds, c, t->tok, t->chat, (int)t->src.hp.vocab)) return -1;
     dataset_summary(&t->ds, stdout);
-    int rows = dataset_rows_max(&t->ds);
-    if (batch_open(&t->b, rows, dataset_seqs_max(&t->ds))) return -1;
-    t->rows = xcalloc((size_t)rows, sizeof *t->rows), t->target = xcalloc((size_t)rows, sizeof *t->target);
-    t->row_weight = xcalloc((size_t)rows, sizeof *t->row_weight);
+    if (open_batch(t, dataset_rows_max(&t->ds), dataset_seqs_max(&t->ds))) return -1;
     count_steps(t);
     set_schedule(t);
     if (plan_and_open(t) || comm_join(&t->world, &t->s.k)) return -1;
@@ -253,6 +291,50 @@ static int open_trainer(trainer *t) {
     } else
         adapter_init(&t->s.ad, (uint64_t)c->seed);
     train_log_params(t->s.ad.n, model_params(&t->s.m));
+    return 0;
+}
+
+/* ---- a plan alone ---- */
+
+/* Full bins or samples of the longest kind: data can make no larger batch. */
+static int plan_of_size(void *ctx, plan_size size, plan_bytes *out) {
+    trainer *t = ctx;
+    config *c = &t->cfg;
+    const plan_size kept = {c->sequence_len, c->micro_batch_size};
+    plan_step step = {0};
+    bool half;
+    c->sequence_len = size.sequence_len, c->micro_batch_size = size.micro_batch_size;
+    const char *be = choose_types(c, &half);
+    int bad = !be || open_batch(t, (int)(size.sequence_len * size.micro_batch_size), (int)size.micro_batch_size) ||
+              plan_run(t, be, half, &step);
+    if (!bad)
+        *out = plan_measure(&t->s, &t->opt, step, backend_scratch(c->threads ? (int)c->threads : omp_get_num_procs()));
+    session_close(&t->s);
+    c->sequence_len = kept.sequence_len, c->micro_batch_size = kept.micro_batch_size;
+    return bad ? -1 : 0;
+}
+
+/* ./train --plan: headers or config.json alone, no data, no device. */
+static int show_plan(trainer *t) {
+    const config *c = &t->cfg;
+    enum { ROWS_MOST = 1 << 20 }; /* of a batch */
+    plan_text text = {.backend = c->backend, .size = {c->sequence_len, c->micro_batch_size}, .limit = c->memory_limit};
+    plan_bytes b;
+    bool half;
+    if (model_source_open_shapes(&t->src, c->base_model) || check_context(t) || !choose_types(c, &half)) return -1;
+    const int64_t rows = c->sequence_len * c->micro_batch_size;
+    if (rows > ROWS_MOST)
+        return fail(EXIT_USAGE, "%s: sequence_len times micro_batch_size: found %ld, expected at most %d", c->path,
+                    (long)rows, ROWS_MOST);
+    text.device = backend_is_device(c->backend), text.assumed = t->src.assumed;
+    text.activations = half ? "bf16" : "f32";
+    if (plan_of_size(t, text.size, &b)) return -1;
+    plan_size most = {ROWS_MOST / c->micro_batch_size, ROWS_MOST / c->sequence_len};
+    if (most.sequence_len > t->src.hp.context) most.sequence_len = t->src.hp.context;
+    if (text.limit != CONFIG_UNSET && plan_largest(plan_of_size, t, text.size, most, text.limit, &text.largest))
+        return -1;
+    if (t->json) return plan_print_json(&b, &text, stdout);
+    plan_print(&b, &text, stdout);
     return 0;
 }
 
@@ -488,10 +570,13 @@ static int usage(FILE *f, int code) {
     fprintf(
         f,
         "usage: ./train CONFIG.yaml [--key=value ...] [--dump-gradients=FILE]\n"
+        "       ./train --plan [--json] CONFIG.yaml [--key=value ...]\n"
         "       ./train --report DIR [DIR ...]\n"
         "       ./train --help | --reference\n"
         "Fine-tunes a LoRA adapter on a frozen base model. Every key of the file can be overridden on the command line.\n"
         "--dump-gradients writes the mean gradient of the first step before clipping, as safetensors.\n"
+        "--plan prints what the run would take, from the model's headers or its config.json alone, and what fits "
+        "memory_limit.\n"
         "--report writes one HTML page about one run (into its directory) or several (report.html here).\n");
     return code;
 }
@@ -524,6 +609,10 @@ static int train_main(int argc, char **argv) {
         }
         if (!strncmp(a, "--dump-gradients=", 17))
             t.gradients = a + 17;
+        else if (!strcmp(a, "--plan"))
+            t.plan = true;
+        else if (!strcmp(a, "--json"))
+            t.json = true;
         else if (!strncmp(a, "--", 2))
             overrides[n++] = a + 2;
         else if (!path)
@@ -531,13 +620,13 @@ static int train_main(int argc, char **argv) {
         else
             bad = 1;
     }
-    if (bad || !path) {
+    if (bad || !path || (t.json && !t.plan)) {
         free(overrides);
         return usage(stderr, EXIT_USAGE);
     }
-    if (config_open(&t.cfg, path, overrides, n))
+    if (t.plan ? config_open_unseen(&t.cfg, path, overrides, n) : config_open(&t.cfg, path, overrides, n))
         bad = fail_code() ? fail_code() : EXIT_USAGE;
-    else if (train(&t))
+    else if (t.plan ? show_plan(&t) : train(&t))
         bad = fail_report("train");
     free(overrides);
     if (!bad || bad == EXIT_STOPPED) comm_end(&t.world); /* who fails ends without goodbye, which stops the others */

@@ -523,8 +523,8 @@ static void read_file(loader *l, const char *path) {
     free(text);
 }
 
-int config_open_to(config *c, const char *path, const char *const *overrides, int n, FILE *problems) {
-    loader l = {.c = c, .problems = {.path = path}, .look = path != NULL};
+static int open_looking(config *c, const char *path, const char *const *overrides, int n, FILE *problems, bool look) {
+    loader l = {.c = c, .problems = {.path = path}, .look = look};
     map_scope args = {.scope = ""};
     *c = (config){.path = path ? xstrdup(path) : NULL};
     set_defaults(&l);
@@ -540,6 +540,14 @@ int config_open_to(config *c, const char *path, const char *const *overrides, in
     config_close(c);
     return fail(EXIT_USAGE, "%s: %d problem%s in the configuration; nothing was written", path ? path : "command line",
                 errors, errors > 1 ? "s" : "");
+}
+
+int config_open_to(config *c, const char *path, const char *const *overrides, int n, FILE *problems) {
+    return open_looking(c, path, overrides, n, problems, path != NULL);
+}
+
+int config_open_unseen(config *c, const char *path, const char *const *overrides, int n) {
+    return open_looking(c, path, overrides, n, stderr, false);
 }
 
 int config_open(config *c, const char *path, const char *const *overrides, int n) {

@@ -56,6 +56,8 @@ typedef struct config {
  * then empty. Of two exclusive keys the one that lost is unset: warmup_ratio is NAN when warmup_steps was given. */
 int config_open_to(config *c, const char *path, const char *const *overrides, int n, FILE *problems);
 int config_open(config *c, const char *path, const char *const *overrides, int n); /* problems to stderr */
+/* config_open for a plan: files and directories need not exist. */
+int config_open_unseen(config *c, const char *path, const char *const *overrides, int n);
 void config_close(config *c);
 bool config_is_set(const config *c, const char *key); /* CHECKs that the key exists */
 

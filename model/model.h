@@ -51,8 +51,11 @@ typedef struct model_source {
     int n_nf4;
     const family *fam;
     hparams hp;
+    const struct weight_format *assumed; /* model_source_open_shapes found no weights: what they are taken to be in */
 } model_source;
 int model_source_open(model_source *s, const char *path); /* a directory or a .gguf file; reads headers only */
+/* For a plan: a directory may hold config.json alone; its tensors then have shapes and a type but no data. */
+int model_source_open_shapes(model_source *s, const char *path);
 void model_source_close(model_source *s);
 /* The stored tensor as a weight view in file order (GGUF q/k rows not yet un-permuted). -1: missing or misshapen. */
 int model_source_weight(const model_source *s, const char *hf_name, int64_t rows, int64_t cols, weight *w);

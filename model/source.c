@@ -87,7 +87,33 @@ static int st_format(st_dtype t) {
     return t == ST_F32 ? FMT_F32 : t == ST_F16 ? FMT_F16 : t == ST_BF16 ? FMT_BF16 : -1;
 }
 
+static int64_t size_value(const hparams *hp, name_size size) {
+    const int64_t values[SIZES] = {
+        0, hp->vocab, hp->dim, hp->ffn, hp->heads * hp->head_dim, hp->kv_heads * hp->head_dim, hp->head_dim};
+    return values[size];
+}
+
+/* The shape that a tensor would have, if the model has it. */
+static bool find_assumed(const model_source *s, const char *hf_name, stored *t) {
+    char name[256];
+    bool layered, found = false;
+    name_size rows, cols;
+    int layer = 0;
+    if (!name_known(hf_name, false, s->fam->has, &layer) || layer >= s->hp.layers) return false;
+    if (s->hp.tied && !strcmp(hf_name, NAME_HEAD)) return false;
+    for (int i = 0; !found && name_hf(i, layer < 0 ? 0 : layer, name, sizeof name, &layered); i++)
+        if ((found = !strcmp(name, hf_name))) name_shape(i, &rows, &cols);
+    if (!found) return false;
+    snprintf(t->name, sizeof t->name, "%s", hf_name);
+    t->dims = rows ? 2 : 1, t->fmt = s->assumed, t->type = s->assumed->name;
+    t->data =
+        (const char *)s + (strcmp(hf_name, NAME_HEAD) ? 0 : 64); /* never read; the head's is not the embedding's */
+    t->shape[0] = size_value(&s->hp, rows ? rows : cols), t->shape[1] = size_value(&s->hp, cols);
+    return true;
+}
+
 static bool find(const model_source *s, const char *hf_name, stored *t) {
+    if (s->assumed) return find_assumed(s, hf_name, t);
     name_in_file(s, hf_name, t->name, sizeof t->name);
     t->nf4 = s->is_gguf ? NULL : source_nf4_find(s, t->name);
     if (t->nf4) {
@@ -142,6 +168,8 @@ static int check_stored(const model_source *s, const stored *t, int64_t rows, in
 
 bool model_source_has(const model_source *s, const char *hf_name) {
     char name[256];
+    stored t;
+    if (s->assumed) return find_assumed(s, hf_name, &t);
     if (!s->is_gguf) return safetensors_find(&s->st, hf_name);
     return name_to_gguf(hf_name, name, sizeof name) && gguf_tensor_find(&s->g, name);
 }
@@ -153,7 +181,8 @@ int model_source_permuted(const model_source *s, const char *hf_name) {
 
 int model_source_weight(const model_source *s, const char *hf_name, int64_t rows, int64_t cols, weight *w) {
     stored t;
-    if (!find(s, hf_name, &t)) return fail(EXIT_INPUT, "%s: tensor '%s' is missing", s->path, t.name);
+    if (!find(s, hf_name, &t))
+        return fail(EXIT_INPUT, "%s: tensor '%s' is missing", s->path, s->assumed ? hf_name : t.name);
     if (check_stored(s, &t, rows, cols, "")) return -1;
     *w = (weight){t.fmt, rows ? rows : 1, cols, 1, t.data, NULL};
     if (t.nf4) source_nf4_weight(t.nf4, w);
@@ -161,12 +190,6 @@ int model_source_weight(const model_source *s, const char *hf_name, int64_t rows
 }
 
 /* ---- all tensors ---- */
-
-static int64_t size_value(const hparams *hp, name_size size) {
-    const int64_t values[SIZES] = {
-        0, hp->vocab, hp->dim, hp->ffn, hp->heads * hp->head_dim, hp->kv_heads * hp->head_dim, hp->head_dim};
-    return values[size];
-}
 
 void model_source_shape(const model_source *s, int pattern, int64_t *rows, int64_t *cols) {
     name_size r, c;
@@ -251,6 +274,12 @@ int model_source_open(model_source *s, const char *path) {
     const char *note = s->is_gguf ? s->g.note : s->st.note;
     if (note) fprintf(stderr, "note: %s\n", note);
     return 0;
+}
+
+int model_source_open_shapes(model_source *s, const char *path) {
+    if (!path_is_dir(path) || source_has_weights(path)) return model_source_open(s, path);
+    *s = (model_source){.path = xstrdup(path)};
+    return source_open_config(s) || check_sizes(s) ? -1 : 0;
 }
 
 void model_source_close(model_source *s) {

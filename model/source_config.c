@@ -3,6 +3,7 @@
  * transformers writes null for what was not set, so null is absent for every key that may be absent. What would change
  * the maths and is not built is refused by name: a model is computed as its file says or not at all. */
 #include "core/error.h"
+#include "core/file.h"
 #include "core/json.h"
 #include "model/names.h"
 #include "model/source_parts.h"
@@ -195,18 +196,53 @@ static int read_given(model_source *s, const char *where, const json_t *cfg, con
                : 0;
 }
 
-static int read_config(model_source *s, const char *where) {
+/* Type of the weights where there are none to look at; transformers 4 and 5 name the key differently. */
+static int read_dtype(model_source *s, const char *where, const json_t *given) {
+    static const struct {
+        const char *name;
+        int fmt;
+    } types[] = {{"bfloat16", FMT_BF16}, {"float16", FMT_F16}, {"float32", FMT_F32}};
+    const char *old, *name;
+    if (json_get_string_or(where, given, "torch_dtype", "bfloat16", &old) ||
+        json_get_string_or(where, given, "dtype", old, &name))
+        return -1;
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, types[i].name)) s->assumed = &weight_formats[types[i].fmt];
+    return s->assumed
+               ? 0
+               : fail(EXIT_INPUT, "%s: key 'dtype': found '%.64s', expected bfloat16, float16 or float32", where, name);
+}
+
+static int read_config(model_source *s, const char *where, bool alone) {
     json_t *cfg = json_read(where);
     if (!cfg) return -1;
     json_t *given = without_nulls(cfg);
-    int bad = read_given(s, where, cfg, given);
+    int bad = read_given(s, where, cfg, given) || (alone && read_dtype(s, where, given));
     json_decref(given), json_decref(cfg);
+    return bad ? -1 : 0;
+}
+
+int source_open_config(model_source *s) {
+    char *where = path_join(s->path, "config.json");
+    int bad = read_config(s, where, true);
+    free(where);
     return bad;
+}
+
+bool source_has_weights(const char *dir) {
+    static const char *const files[] = {"model.safetensors", "model.safetensors.index.json"};
+    bool found = false;
+    for (int i = 0; i < 2; i++) {
+        char *path = path_join(dir, files[i]);
+        found |= path_exists(path);
+        free(path);
+    }
+    return found;
 }
 
 int source_open_dir(model_source *s) {
     char *where = path_join(s->path, "config.json");
-    int bad = read_config(s, where);
+    int bad = read_config(s, where, false);
     free(where);
     return bad || safetensors_open_dir(&s->st, s->path, "model") || source_nf4_open(s) ? -1 : 0;
 }

@@ -10,7 +10,9 @@ enum { DIM_LIMIT = 1 << 20, HEADS_LIMIT = 1 << 16, VOCAB_LIMIT = 1 << 24, CONTEX
 #define THETA_MAX 1e12
 
 /* Each opens its container and fills in fam and hp; head_dim stays 0 where the file leaves it to dim / heads. */
-int source_open_dir(model_source *s);  /* source_config.c */
+int source_open_dir(model_source *s);    /* source_config.c */
+int source_open_config(model_source *s); /* config.json alone: sets assumed, by torch_dtype or dtype */
+bool source_has_weights(const char *dir);
 int source_open_gguf(model_source *s); /* source_gguf.c */
 /* Tensors in bitsandbytes' NF4 (source_nf4.c): all of a directory's, by the name of their codes. */
 int source_nf4_open(model_source *s);
