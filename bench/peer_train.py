@@ -41,9 +41,10 @@ def load(a):
     dtype = getattr(torch, a.compute)
     kw = {}
     if a.base == "nf4":
-        kw = dict(device_map="cpu", quantization_config=BitsAndBytesConfig(
+        kw = dict(device_map=a.device, quantization_config=BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype))
     model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype, **kw)
+    model = model.to(a.device)
     model.config.use_cache = False
     if a.checkpoint:
         model.gradient_checkpointing_enable()
@@ -75,13 +76,15 @@ def measure(a):
         if len(seconds) > a.warmup and sum(seconds) > a.budget:
             break
         at = step * a.batch % (len(rows) - a.batch + 1)
-        ids = torch.tensor(rows[at:at + a.batch])
+        ids = torch.tensor(rows[at:at + a.batch], device=a.device)
         began = time.perf_counter()
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         opt.zero_grad()
+        if a.device == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
         losses.append(loss.item())
     counted = seconds[a.warmup:]
@@ -90,6 +93,7 @@ def measure(a):
             "batch": a.batch, "length": a.length, "rank": a.rank, "checkpointing": a.checkpoint,
             "tokens_per_second": tokens / statistics.median(counted), "step_seconds": [round(s, 3) for s in counted],
             "peak_rss_bytes": high_water_mark(),
+            "device": a.device, "peak_device_bytes": torch.cuda.max_memory_reserved() if a.device == "cuda" else 0,
             "total_peak_rss_bytes": max(loading, high_water_mark()),
             "first_loss": losses[0], "loss": [round(x, 4) for x in losses], "threads": torch.get_num_threads(),
             "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)}}
@@ -100,6 +104,7 @@ def main():
     p.add_argument("--model", required=True, help="Hugging Face directory with rows-LENGTH.jsonl beside the weights")
     p.add_argument("--base", choices=["nf4", "fp"], default="nf4")
     p.add_argument("--compute", choices=["float32", "bfloat16"], default="float32")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument("--checkpoint", action="store_true", help="gradient checkpointing")
     for name, default in (("batch", 4), ("length", 256), ("rank", 16), ("steps", 5), ("warmup", 1), ("threads", 0),
                           ("budget", 120)):

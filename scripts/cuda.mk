@@ -68,6 +68,15 @@ ifeq ($(CUDA),1)
 all: cuda
 endif
 
+# the kernels as cuda_parity wants them, for a real device
+$(BUILD)/cuda/kernels.so: $(filter-out $(CUDA_TABLE:%.cu=$(BUILD)/cuda/%.o),$(CUDA_SRC:%.cu=$(BUILD)/cuda/%.o)) $(BUILD)/cuda/tests/cuda_rows.o
+	$(call say,LINK,$@)$(NVCC) -shared -cudart static $^ -o $@ -lcublas -Xlinker -rpath,$(CUDA_HOME)/lib64
+
+gpu-check: cuda
+	@$(SUBMAKE) all $(BUILD)/cuda/kernels.so $(BUILD)/tests/cuda_parity $(BUILD)/tests/cuda_attention $(BUILD)/tests/cuda_train \
+	    $(BUILD)/bench/bench_cuda $(BUILD)/bench/make_model
+	@scripts/gpu-check.sh $(BUILD)
+
 # objects for two architectures, without a table that needs every kernel: whether the sources compile
 NVCC_CHECK := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90
 
@@ -123,4 +132,4 @@ endif
 cuda-table:
 	@JOBS=$(JOBS) CUDA_HOME=$(CUDA_HOME) BUILD=$(BUILD) scripts/cuda_table.sh
 
-.PHONY: cuda-table test-cuda nvcc-check cuda emu
+.PHONY: cuda-table test-cuda nvcc-check cuda emu gpu-check
