@@ -36,6 +36,12 @@ void memory_wait(memory *m, int slot) {
     if (m) m->wait(m, slot);
 }
 
+memory_run memory_record(memory *m, uint64_t key) { return m && m->record ? m->record(m, key) : MEMORY_RUNS; }
+
+void memory_play(memory *m) {
+    if (m && m->play) m->play(m);
+}
+
 void *memory_shared(memory *m, size_t bytes) {
     if (m) return m->map_shared(m, bytes);
     void *p = calloc(1, bytes ? bytes : 1);
@@ -74,4 +80,4 @@ static void plan_shared_free(memory *m, void *p) {
 }
 
 /* map and unmap: arena_plan has addresses of its own */
-memory memory_plan = {NULL, NULL, plan_put, plan_get, plan_shared, plan_shared_free, plan_post, plan_wait};
+memory memory_plan = {NULL, NULL, plan_put, plan_get, plan_shared, plan_shared_free, plan_post, plan_wait, NULL, NULL};

@@ -6,10 +6,13 @@
 #define PEFT_CORE_MEMORY_H
 
 #include <stddef.h>
+#include <stdint.h>
 
-enum { MEMORY_SLOTS = 4 }; /* posts that may be on their way at a time */
+enum { MEMORY_SLOTS = 4 };          /* posts that may be on their way at a time */
+enum { MEMORY_RECORDED = 1 << 20 }; /* bytes that may be put between record and play, each rounded up to 64 */
 
 /* What a device implements; the callers use the functions below. */
+typedef enum { MEMORY_RUNS, MEMORY_RECORDS, MEMORY_REPLAYS } memory_run;
 typedef struct memory memory;
 struct memory {
     void *(*map)(memory *m, const char *what, size_t bytes); /* zeroed, 256-byte aligned; NULL after fail() */
@@ -20,6 +23,8 @@ struct memory {
     void (*unmap_shared)(memory *m, void *p);
     void (*post)(memory *m, void *to, const void *from, size_t bytes, int slot); /* `to` is shared memory */
     void (*wait)(memory *m, int slot);                                           /* until that post has arrived */
+    memory_run (*record)(memory *m, uint64_t key);                               /* NULL: the device records nothing */
+    void (*play)(memory *m);
 };
 
 extern memory memory_plan; /* of a device that is only planned for: nothing moves */
@@ -32,6 +37,13 @@ const void *memory_view(memory *m, const void *p, void *buf, size_t bytes);
  * memory_wait(slot). On the host it is there at once. */
 void memory_post(memory *m, void *to, const void *from, size_t bytes, int slot);
 void memory_wait(memory *m, int slot);
+/* Work that comes again and again with other numbers alone (decoding a token): between record and play the device keeps
+ * the puts and kernels that it is given under `key`, and later plays them in one launch. The caller promises that the
+ * same key comes with the same kernels, shapes and addresses and with puts of the same sizes in the same order; nothing
+ * but puts and kernels may stand between. MEMORY_REPLAYS: puts alone are to be given again, no kernels (backend
+ * "plan"); MEMORY_RECORDS, MEMORY_RUNS: everything as usual. play ends each of them. */
+memory_run memory_record(memory *m, uint64_t key);
+void memory_play(memory *m);
 void *memory_shared(memory *m, size_t bytes); /* zeroed host memory for posts; NULL after fail() */
 void memory_shared_free(memory *m, void *p);
 

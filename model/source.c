@@ -105,7 +105,7 @@ static bool find_assumed(const model_source *s, const char *hf_name, stored *t) 
         if ((found = !strcmp(name, hf_name))) name_shape(i, &rows, &cols);
     if (!found) return false;
     snprintf(t->name, sizeof t->name, "%s", hf_name);
-    t->dims = rows ? 2 : 1, t->fmt = s->assumed, t->type = s->assumed->name;
+    t->dims = rows ? 2 : 1, t->fmt = s->assumed, t->type = s->assumed->name, t->nf4 = NULL;
     t->data =
         (const char *)s + (strcmp(hf_name, NAME_HEAD) ? 0 : 64); /* never read; the head's is not the embedding's */
     t->shape[0] = size_value(&s->hp, rows ? rows : cols), t->shape[1] = size_value(&s->hp, cols);

@@ -16,6 +16,6 @@ static backend table(void) {
 #undef K
     return b;
 }
-static const backend all = table();
+static const backend here = table();
 
-extern "C" __attribute__((visibility("default"))) const cuda_rows cuda_rows_here = {&all, device_open, settle};
+extern "C" __attribute__((visibility("default"))) const cuda_rows cuda_rows_here = {&here, device_open, settle};

@@ -58,7 +58,8 @@ static void far_post(memory *m, void *to, const void *from, size_t bytes, int sl
     far_get(m, to, from, bytes);
 }
 static void far_wait(memory *m, int slot) { (void)m, (void)slot; }
-static memory far_memory = {far_map, far_unmap, far_put, far_get, far_shared, far_shared_free, far_post, far_wait};
+static memory far_memory = {far_map,         far_unmap, far_put,  far_get, far_shared,
+                            far_shared_free, far_post,  far_wait, NULL,    NULL};
 
 static void test_arena(void **state) {
     (void)state;

@@ -107,7 +107,7 @@ static void same_as_run(const char *yaml, const char *overrides, bool device) {
     fflush(NULL);
     int kept = dup(1), fd = open(log, O_CREAT | O_WRONLY | O_TRUNC, 0600);
     dup2(fd, 1);
-    int bad = config_open(&t.cfg, yaml, args, n) || open_trainer(&t);
+    int bad = config_open(&t.cfg, yaml, args, n) || comm_begin(&t.world) || open_trainer(&t);
     fflush(NULL);
     dup2(kept, 1), close(kept), close(fd);
     if (bad) fail_msg("%s", fail_text());

@@ -55,6 +55,7 @@ static char *stage_room(device *d, size_t n) {
 
 static void device_put(memory *m, void *to, const void *from, size_t bytes) {
     device *d = of(m);
+    if (graph_put(d, to, from, bytes)) return;
     for (size_t at = 0; at < bytes;) {
         const size_t n = bytes - at < PART_BYTES ? bytes - at : PART_BYTES;
         char *room = stage_room(d, n);
@@ -125,8 +126,8 @@ int device_open(kctx *c) {
         return fail(EXIT_USAGE, "PEFT_CUDA_PRODUCTS: '%s', expected few, stored, panel or library", way);
     device *d = static_cast<device *>(calloc(1, sizeof *d));
     if (!d) return fail(EXIT_MEMORY, "memory for a device's state");
-    const memory mem = {device_map,        device_unmap,        device_put,  device_get,
-                        device_map_shared, device_unmap_shared, device_post, device_wait};
+    const memory mem = {device_map,          device_unmap, device_put,  device_get,   device_map_shared,
+                        device_unmap_shared, device_post,  device_wait, graph_record, graph_play};
     d->mem = mem, c->mem = &d->mem;
     d->capability = capability, d->way = way_named(way);
     CU(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking));
@@ -141,6 +142,7 @@ int device_open(kctx *c) {
 void device_close(kctx *c) {
     device *d = device_of(c);
     CU(cudaStreamSynchronize(d->stream));
+    graph_close(d);
     blas_close(d);
     if (c->scratch) CU(cudaFree(c->scratch));
     if (d->stage) CU(cudaFreeHost(d->stage));

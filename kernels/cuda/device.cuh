@@ -10,6 +10,17 @@ extern "C" {
 
 enum { STAGES = 8 };
 
+enum { GRAPHS = 8 };
+
+/* Work kept under a key (graph.cu). exec NULL: the key was seen once, or there is no memory for it (refused). */
+typedef struct graph {
+    uint64_t key;
+    bool refused;
+    cudaGraphExec_t exec;
+    char *puts;   /* pinned, MEMORY_RECORDED bytes; where the recorded copies read */
+    size_t bytes; /* that they are together */
+} graph;
+
 typedef struct device {
     memory mem; /* first: kctx.mem is this struct */
     cudaStream_t stream;
@@ -19,14 +30,24 @@ typedef struct device {
     size_t used; /* of the part that is being filled */
     int part;
     void *blas, *workspace;
-    int capability; /* 10 * major + minor */
-    int way;        /* of products with weights, from $PEFT_CUDA_PRODUCTS; -1: by the model of choice.cu */
+    graph graphs[GRAPHS];
+    int n_graphs;
+    graph *now;      /* between record and play */
+    memory_run mode; /* of it */
+    size_t put;      /* bytes put so far */
+    int capability;  /* 10 * major + minor */
+    int way;         /* of products with weights, from $PEFT_CUDA_PRODUCTS; -1: by the model of choice.cu */
 } device;
 
 int device_open(kctx *c); /* backend.h's open and close */
 void device_close(kctx *c);
 
 static inline device *device_of(const kctx *c) { return reinterpret_cast<device *>(c->mem); }
+
+memory_run graph_record(memory *m, uint64_t key); /* memory.h's record and play */
+void graph_play(memory *m);
+bool graph_put(device *d, void *to, const void *from, size_t bytes); /* false: no graph is recorded or replayed */
+void graph_close(device *d);
 
 int way_named(const char *name); /* choice.cu; -1 where name is NULL or no way */
 

@@ -12,6 +12,7 @@
 #include <set>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 #include <vector>
 
@@ -79,13 +80,29 @@ const char *emu_range_error(const void *p, size_t n, bool device) {
     return (const char *)p + n <= a->base + a->size ? "" : "beyond the end of its allocation";
 }
 
+/* With EMU_GUARD=1 memory of the device can be touched only while its work runs: a program that reads it faults. */
+static bool guarded(void) {
+    static const bool g = atoi(emu_option("EMU_GUARD", "0"));
+    return g;
+}
+
+static void guard(const emu_allocation &a, int access) {
+    if (a.device && mprotect(a.base, a.size ? a.size : 1, access)) perror("emu: mprotect");
+}
+
 static cudaError_t allocate(void **p, size_t bytes, bool device) {
     API;
     *p = nullptr;
     if (device && device_used + bytes > DEVICE_BYTES) return emu_error(cudaErrorMemoryAllocation);
-    if (posix_memalign(p, 256, bytes ? bytes : 1)) return emu_error(cudaErrorMemoryAllocation);
-    if (device) memset(*p, 0xff, bytes), device_used += bytes;
+    if (device && guarded())
+        *p = mmap(nullptr, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    else if (posix_memalign(p, 256, bytes ? bytes : 1))
+        *p = nullptr;
+    if (!*p || *p == MAP_FAILED) return *p = nullptr, emu_error(cudaErrorMemoryAllocation);
+    if (device) device_used += bytes;
+    if (device && !guarded()) memset(*p, 0xff, bytes); /* pages that nobody touched are quick to guard */
     allocations[(const char *)*p] = {(char *)*p, bytes, device};
+    if (guarded()) guard(allocations[(const char *)*p], PROT_NONE);
     return cudaSuccess;
 }
 
@@ -99,8 +116,12 @@ static cudaError_t release(void *p, bool device) {
     if (i == allocations.end() || i->second.device != device)
         return refuse("free", "not the start of an allocation of this kind");
     if (device) device_used -= i->second.size;
+    const size_t size = i->second.size;
     allocations.erase(i);
-    free(p);
+    if (device && guarded())
+        munmap(p, size ? size : 1);
+    else
+        free(p);
     return cudaSuccess;
 }
 
@@ -147,7 +168,12 @@ static CUstream_st *stream_of(cudaStream_t s) { return s && s != cudaStreamLegac
 static void run_one(CUstream_st *s) {
     work w = std::move(s->queue.front());
     s->queue.pop_front();
+    static int running; /* work that waits for an event runs other work */
+    if (guarded() && running++ == 0)
+        for (const auto &i : allocations) guard(i.second, PROT_READ | PROT_WRITE);
     w();
+    if (guarded() && --running == 0)
+        for (const auto &i : allocations) guard(i.second, PROT_NONE);
 }
 static void drain(CUstream_st *s) {
     while (!s->queue.empty()) run_one(s);
