@@ -470,7 +470,7 @@ static void test_collected(void **state) {
     (void)state;
     file_map f;
     assert_int_equal(file_open(&f, GOLDEN "tiny_llama_logits.json"), 0);
-    json_t *ids = json_object_get(json_parse("ids", (const char *)f.data, f.size, 0), "input_ids"), *row;
+    json_t *all = json_parse("ids", (const char *)f.data, f.size, 0), *ids = json_object_get(all, "input_ids"), *row;
     file_close(&f);
     assert_int_equal(file_open(&f, GOLDEN "imatrix_tiny.json"), 0);
     json_t *want = json_parse("want", (const char *)f.data, f.size, 0), *sums = json_object_get(want, "sums"), *v;
@@ -502,7 +502,7 @@ static void test_collected(void **state) {
     }
     imatrix_free(&m);
     model_source_close(&src);
-    json_decref(want);
+    json_decref(want), json_decref(all);
     free(text), free(out);
 }
 
