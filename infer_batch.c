@@ -174,6 +174,7 @@ static int fill(job *b) {
 static void take_event(job *b, const engine_event *ev) {
     item *it = item_of(b, ev->id);
     CHECK(it, "event of request %ld", (long)ev->id);
+    CHECK(!it->done, "event of request %ld, which is over", (long)ev->id);
     it->text = xrealloc(it->text, it->n + (size_t)ev->bytes + 1, 1);
     memcpy(it->text + it->n, ev->text, (size_t)ev->bytes + 1);
     it->n += (size_t)ev->bytes;
@@ -184,7 +185,7 @@ static void take_event(job *b, const engine_event *ev) {
                          "prompt_tokens", s->prompt_tokens, "completion_tokens", s->completion_tokens);
     CHECK(it->done, "answer as JSON%s", "");
     if (it->logprobs) json_object_set_new(it->done, "logprobs", it->logprobs);
-    free(it->text);
+    free(it->text), it->text = NULL;
     it->id = 0;
     b->prompt += s->prompt_tokens, b->cached += s->cached_tokens, b->completion += s->completion_tokens;
     b->running--;

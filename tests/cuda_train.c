@@ -226,7 +226,8 @@ static void test_diverged(void **state) {
 
 static inference_options how(const char *backend, bool fp32) {
     char *adapter = xprintf("%s/ref", dir); /* trained on NF4: the base is held so here too */
-    return (inference_options){.adapter = adapter, .backend = backend, .fp32 = fp32, .threads = 1};
+    return (inference_options){
+        .adapter = {{adapter, 1}}, .adapters = 1, .backend = backend, .fp32 = fp32, .threads = 1};
 }
 
 static void score(const char *backend, bool fp32, const int32_t *ids, int n, float *logprob) {
@@ -238,7 +239,7 @@ static void score(const char *backend, bool fp32, const int32_t *ids, int n, flo
     memcpy(logprob, s.logprob, (size_t)(n - 1) * sizeof *logprob);
     scorer_close(&s);
     model_source_close(&src);
-    free((void *)(uintptr_t)o.adapter);
+    free((void *)(uintptr_t)o.adapter[0].dir);
 }
 
 static void test_scores(void **state) {
@@ -270,6 +271,7 @@ static void generate(const char *backend, bool fp32, int32_t token[3][ANSWER]) {
     for (int i = 0; i < 3; i++) {
         request r = REQUEST_PLAIN;
         for (int k = 0; k < lengths[i]; k++) ids[k] = (k * 53 + i * 17 + 5) % 320;
+        engine_default_adapters(e, &r);
         r.prompt = ids, r.n = lengths[i], r.max_tokens = ANSWER, r.sampling.temperature = 0, r.ignore_eog = true;
         assert_int_equal(engine_add(e, &r), i + 1);
     }
@@ -279,7 +281,7 @@ static void generate(const char *backend, bool fp32, int32_t token[3][ANSWER]) {
     for (int i = 0; i < 3; i++) assert_int_equal(n[i], ANSWER);
     engine_close(e);
     model_source_close(&src);
-    free((void *)(uintptr_t)o.how.adapter);
+    free((void *)(uintptr_t)o.how.adapter[0].dir);
 }
 
 static void test_greedy(void **state) {
