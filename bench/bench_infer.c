@@ -47,11 +47,16 @@ static void answer(bench *b, int seqs, int prompt, int tokens, double *first, do
     *first = ready - began, *rest = bench_now(b->o.threads) - ready;
 }
 
+static void begin_line(const bench *b, const char *name) {
+    printf("{\"bench\": \"infer\", \"figure\": \"%s\", \"side\": \"ours\", \"model\": \"%s\", \"mode\": \"%s\", "
+           "\"base\": \"%s\", \"adapter\": %s, \"threads\": %d",
+           name, b->model, b->o.be->name, b->four_bit ? "nf4" : "stored", b->adapter ? "true" : "null", b->o.threads);
+}
+
 static void print(const bench *b, const char *name, samples *rate, samples *share) {
-    printf(
-        "{\"bench\": \"infer\", \"figure\": \"%s\", \"side\": \"ours\", \"model\": \"%s\", \"mode\": \"%s\", \"threads\": %d, "
-        "\"runs\": %d, \"tokens_per_second\": %.2f, \"low\": %.2f, \"high\": %.2f",
-        name, b->model, b->o.be->name, b->o.threads, rate->n, samples_median(rate), rate->x[0], rate->x[rate->n - 1]);
+    begin_line(b, name);
+    printf(", \"runs\": %d, \"tokens_per_second\": %.2f, \"low\": %.2f, \"high\": %.2f", rate->n, samples_median(rate),
+           rate->x[0], rate->x[rate->n - 1]);
     if (share) printf(", \"bandwidth_percent\": %.1f", 100 * samples_median(share));
     puts("}");
     fflush(stdout);
@@ -136,14 +141,16 @@ int main(int argc, char **argv) {
                                .sequences = MANY,
                                .batch_rows = 512};
     if (!(b.e = engine_open(&eo))) return fail_report("bench_infer");
+    const resident opened = resident_memory();
     count_bytes(&b);
     decode(&b, "decode", 1);
     prefill(&b);
     decode(&b, "decode16", MANY);
     const resident r = resident_memory();
-    printf("{\"bench\": \"infer\", \"figure\": \"memory\", \"side\": \"ours\", \"model\": \"%s\", \"mode\": \"%s\", "
-           "\"weight_bytes\": %.0f, \"rss_bytes\": %.0f, \"peak_rss_bytes\": %.0f}\n",
-           b.model, b.o.be->name, b.bytes, r.now, r.peak);
+    const hparams *hp = &src.hp;
+    begin_line(&b, "memory");
+    printf(", \"weight_bytes\": %.0f, \"kv_bytes\": %.0f, \"opened_bytes\": %.0f, \"peak_rss_bytes\": %.0f}\n", b.bytes,
+           2.0 * 4 * MANY * CONTEXT * (double)(hp->layers * hp->kv_heads * hp->head_dim), opened.peak, r.peak);
     engine_close(b.e);
     model_source_close(&src);
     return 0;
