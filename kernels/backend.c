@@ -160,6 +160,12 @@ bool backend_is_int8(const char *name) {
     return mode_of(name) == MODE_INT8 || (c && c->mode == MODE_INT8);
 }
 
+bool backend_reads_rows16(const char *name) {
+    const candidate *c = find(name);
+    const mode m = c ? c->mode : mode_of(name);
+    return m == MODE_INT8 || m == MODE_F32;
+}
+
 const backend *backend_open(const char *name) {
     const char *from = "", *env = getenv("PEFT_ISA");
     const mode m = mode_of(name);

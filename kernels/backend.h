@@ -225,7 +225,8 @@ const char *backend_for(const char *name,
 /* What inference opens for its fast mode when `name` was asked for: integer products for "auto" and over an instruction
  * set, `name` itself where it is a device's or another mode's. */
 const char *backend_fast(const char *name);
-bool backend_is_int8(const char *name); /* opens a backend with integer products: weights are worth packing for it */
+bool backend_is_int8(const char *name);      /* opens a backend with integer products */
+bool backend_reads_rows16(const char *name); /* weights are worth packing for it (kernels/rows16.h) */
 bool backend_is_device(
     const char *name); /* "cuda" or "emu", whether or not it is here: kernels have memory of their own */
 extern const backend backend_plan;

@@ -23,13 +23,18 @@ static int trained_on(const model_source *src, const inference_options *o, base_
     return 0;
 }
 
+static weight_packing packing_for(const char *backend) {
+    if (!backend_reads_rows16(backend)) return PACK_NONE;
+    return backend_is_int8(backend) ? PACK_LOSSY : PACK_EXACT;
+}
+
 /* How the base is held: as it was said, or as the adapters were trained. */
 static int choose_base(model_options *made, const model_source *src, const inference_options *o, int64_t positions) {
     base_quant base = BASE_AS_IS;
     *made = (model_options){.load_in_4bit = o->load_in_4bit,
                             .double_quant = o->double_quant,
                             .positions = positions,
-                            .packing = backend_is_int8(o->backend) ? PACK_LOSSY : PACK_NONE};
+                            .packing = packing_for(o->backend)};
     if (!o->adapters || o->base_given) return 0;
     if (trained_on(src, o, &base)) return -1;
     made->load_in_4bit = base != BASE_AS_IS, made->double_quant = base == BASE_NF4_DOUBLE;

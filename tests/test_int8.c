@@ -14,10 +14,12 @@ int gemm_main(void);
 #ifndef OVERLAYS
 #define OVERLAYS "avx2-int8", "avx512-int8", "avx512vnni-int8", "neon-int8"
 static const backend *overlay(const char *name) { return backend_open(name); }
+#define EXACTS "ref", "avx2", "avx512", "neon"
+static const backend *exact_one(const char *name) { return backend_open(name); }
 #endif
 
 extern const backend backend_ref_int8;
-static const backend *overlays[8];
+static const backend *overlays[8], *exacts[8];
 
 typedef struct {
     made m;
@@ -264,6 +266,24 @@ static void test_int8_plain(void **state) {
     free_weight(&m);
 }
 
+/* the canonical path reads packed rows too: the bits of the matrix that they were made from */
+static void test_packed_exact(void **state) {
+    (void)state;
+    static const int64_t shapes[][3] = {{1, 70, 512}, {3, 33, 256}, {40, 48, 768}};
+    for (int fmt = 0; fmt < FORMATS; fmt++)
+        for (int s = 0; s < 3; s++) {
+            fixture f;
+            open_fixture(&f, fmt, 0, shapes[s][0], shapes[s][1], shapes[s][2]);
+            multiply(backend_open("ref"), 1, f.want, f.x, &f.m.w);
+            for (int i = 0; exacts[i]; i++) {
+                memcpy(f.got.data, f.start.data, f.bytes);
+                multiply(exacts[i], 2, f.got, f.x, &f.w);
+                same(&f, exacts[i]->name, "packed");
+            }
+            close_fixture(&f);
+        }
+}
+
 /* ---- the choice ---- */
 
 static void test_choice(void **state) {
@@ -295,8 +315,14 @@ static void test_choice(void **state) {
 
 static int open_overlays(void **state) {
     (void)state;
-    static const char *const all[] = {OVERLAYS};
+    static const char *const all[] = {OVERLAYS}, *const canonical[] = {EXACTS};
     int n = 0;
+    for (size_t i = 0; i < sizeof canonical / sizeof *canonical; i++) {
+        exacts[n] = exact_one(canonical[i]);
+        n += exacts[n] != NULL;
+        fail_clear();
+    }
+    n = 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         overlays[n] = overlay(all[i]);
         if (overlays[n])
@@ -312,7 +338,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_choice),      cmocka_unit_test(test_int8_formats), cmocka_unit_test(test_int8_shapes),
         cmocka_unit_test(test_int8_blocks), cmocka_unit_test(test_int8_heads),   cmocka_unit_test(test_int8_odd_values),
-        cmocka_unit_test(test_int8_plain),  cmocka_unit_test(test_int8_groups),
+        cmocka_unit_test(test_int8_plain),  cmocka_unit_test(test_int8_groups),  cmocka_unit_test(test_packed_exact),
     };
     return cmocka_run_group_tests(tests, open_overlays, NULL);
 }

@@ -8,6 +8,7 @@
 #define PEFT_KERNELS_CPU_GEMM_H
 
 #include "kernels/cpu/simd.h"
+#include "kernels/rows16.h"
 #include <stdbool.h>
 
 enum {
@@ -65,6 +66,9 @@ void ISA(gemm_range)(const gemm *g, int n, float *scratch, int64_t m0, int64_t m
 
 /* packers: B(k, j) = W[j][k] (y += x W^T) and B(k, j) = W[k][j] (dx += dy W); of any weight format */
 gemm_pack ISA(pack_fwd), ISA(pack_bwd);
+/* pack_fwd of packed rows, where they hold the stored values (not lossy) and the piece's borders are theirs */
+bool ISA(rows16_serves)(const rows16 *r, int64_t k0, int64_t kc, int64_t n0);
+void ISA(rows16_panel)(float *dst, int64_t sliver, const rows16 *r, int64_t k0, int64_t kc, int64_t n0, int64_t nc);
 float ISA(pack_cost)(const weight *w);
 #define PACK_SLOW 40 /* the cost where fmt->dequant does it: by blocks of up to 256, so not in small pieces */
 void ISA(pack_dense)(float *restrict dst, int64_t sliver, const float *restrict b, int64_t bs, int64_t kc, int64_t nc);

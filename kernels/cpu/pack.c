@@ -77,6 +77,11 @@ static void nf4_group(float *d, float *scales, const weight *w, int64_t row, int
 void ISA(pack_fwd)(float *dst, int64_t sliver, float *tmp, const weight *w, int64_t k0, int64_t kc, int64_t n0,
                    int64_t nc) {
     const bool nf4 = nf4_aligned(w) && k0 % 64 == 0 && kc % 64 == 0;
+    const rows16 *packed = weight_rows16(w);
+    if (ISA(rows16_serves)(packed, k0, kc, n0)) {
+        ISA(rows16_panel)(dst, sliver, packed, k0, kc, n0, nc);
+        return;
+    }
     for (int64_t j = 0; j < nc; j += VN) {
         float *d = dst + j / NR * sliver + j % NR;
         int64_t rows = smaller(VN, nc - j), row = n0 + j;
@@ -127,6 +132,6 @@ float ISA(pack_cost)(const weight *w) {
     case FMT_F32: return 4;
     case FMT_BF16:
     case FMT_F16: return 6;
-    default: return nf4_aligned(w) ? 6 : PACK_SLOW;
+    default: return nf4_aligned(w) || ISA(rows16_serves)(weight_rows16(w), 0, 0, 0) ? 6 : PACK_SLOW;
     }
 }
