@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "peft.c")
@@ -20,7 +21,6 @@ PYTHON = os.path.join(CACHE, "llama", "venv", "bin", "python")
 FILES = os.path.join(CACHE, "bench", "gguf")
 SMALL = ["Q4_0", "IQ4_NL", "Q8_0"]
 LARGE = ["Q4_K_M", "Q5_K_M", "Q6_K"]
-READ_BYTES = 256 << 20  # what bench_infer reads to know the bandwidth
 lines = []
 
 
@@ -77,8 +77,6 @@ def first_token(path, o):
     took = []
     for _ in range(o.runs):
         with tempfile.TemporaryFile() as sink:
-            import time
-
             began = time.perf_counter()
             p = subprocess.Popen(["./infer", "--model", path, "--prompt", "The capital of France is", "--max-tokens", "1",
                                   "--temperature", "0", "--json", "--threads", str(o.threads)], cwd=ROOT, stdout=sink)  # fmt: skip
@@ -94,6 +92,7 @@ def first_token(path, o):
 def find(name, side, path, **more):
     for line in reversed(lines):
         if line["figure"] == name and line["side"] == side and line.get("model") == path:
+            more = {"base": "stored", "adapter": None, **more} if side == "ours" else more
             if all(line.get(k) == v for k, v in more.items()):
                 return line
     return None
@@ -143,20 +142,24 @@ def report(o, paths):
             ours = [rate(x) for p in mine if (x := find("prefill", "ours", p, mode=mode))]
             if ours and theirs:
                 goal(f"prefill {base} {mode}: times llama.cpp's best", max(ours) / max(theirs), limit)
+    for line in lines:
+        if line["figure"] == "decode" and line.get("base") == "nf4":
+            goal("decode NF4: % of the read bandwidth", line["bandwidth_percent"], 80)
     base = find("decode", "ours", paths[0], mode=o.mode, adapter=None)
     with_adapter = find("decode", "ours", paths[0], mode=o.mode, adapter=True)
     if base and with_adapter:
         goal("decode with an unmerged adapter, slower by %", 100 * (rate(base) / rate(with_adapter) - 1), 18, False)
-    base, with_adapter = find("prefill", "ours", paths[0], mode=o.mode, adapter=None), find("prefill", "ours", paths[0], mode=o.mode, adapter=True)
+    base = find("prefill", "ours", paths[0], mode=o.mode, adapter=None)
+    with_adapter = find("prefill", "ours", paths[0], mode=o.mode, adapter=True)
     if base and with_adapter:
         goal("prefill with an unmerged adapter, slower by %", 100 * (rate(base) / rate(with_adapter) - 1), 8, False)
     for line in lines:
         if line["figure"] == "first_token":
             goal("first token after exec, s", line["seconds"], 0.3, False)
-        if line["figure"] == "memory" and line["side"] == "ours" and line.get("mode") == o.mode and not line.get("adapter"):
-            over = line["peak_rss_bytes"] - READ_BYTES - os.path.getsize(line["model"]) - line["kv_bytes"] if os.path.isfile(line["model"]) else None
-            if over is not None:
-                goal(f"memory {os.path.basename(line['model'])}: over file and KV, MiB", over / 2**20, 64, False)
+        if line["figure"] == "memory" and line["side"] == "ours" and line["mode"] == o.mode and line["base"] == "stored":
+            over = line["opened_bytes"] - os.path.getsize(line["model"])
+            what = os.path.basename(line["model"]) + (" with an adapter" if line["adapter"] else "")
+            goal(f"memory {what}: over the file, MiB", over / 2**20, 64, False)
     for line in lines:
         if line["figure"] == "divergence":
             print(f"  KL(precise || fast) {os.path.basename(line['model'])} {line['base']}: mean {line['kl_mean']:.2e}, "

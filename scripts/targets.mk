@@ -17,6 +17,7 @@ help:
 	@echo "make parity     compare with transformers, peft and bitsandbytes (virtual environment in ~/.cache/peft.c)"
 	@echo "make test-cuda  the CUDA sources executed on the CPU: every kernel, thread orders, sanitizers, races, planted bugs"
 	@echo "make bench      speed and memory against peft + bitsandbytes and OpenBLAS, in one run (WHAT=gemm: one figure)"
+	@echo "make bench-infer  decode, prefill, memory and the fast mode's error against llama.cpp on the same files"
 	@echo "make demo       fine-tune a real model on a real data set and show what changed (5 minutes)"
 	@echo "make install    programs and configs below PREFIX=$(PREFIX) (DESTDIR is honoured)"
 	@echo "make clean      remove build/ and the programs"
@@ -63,6 +64,11 @@ bench:
 	@scripts/install-deps.sh --quiet bench
 	@$(SUBMAKE) all bench-programs
 	@BENCH_BUILT=1 BUILD='$(BUILD)' bench/bench.sh $(WHAT)
+
+bench-infer:
+	@scripts/install-deps.sh --quiet bench
+	@$(SUBMAKE) all bench-programs
+	@python3 bench/bench_infer.py $(if $(WHAT),--only $(WHAT))
 
 # every program of bench/; what they share is linked into each
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(filter-out bench/measure.c,$(wildcard bench/*.c)))
