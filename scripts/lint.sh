@@ -40,18 +40,18 @@ printf '%s\n' 'int omp_get_num_procs(void);' 'int omp_get_num_threads(void);' 'i
 
 flags="-std=c11 -D_GNU_SOURCE -I. -fopenmp -isystem $out/omp -Wall -Wextra -Wno-unknown-warning-option"
 case $(uname -m) in
-x86_64) isa_flags="-mavx2 -mfma -mf16c" isa_defines="-DISA_NAME=avx2 -DISA_avx2" ;;
-*) isa_flags="" isa_defines="-DISA_NAME=neon -DISA_neon" ;;
+x86_64) isa_flags="-mavx2 -mfma -mf16c" isa_defines="-DISA_NAME=avx2 -DISA_BASE=avx2 -DISA_avx2" ;;
+*) isa_flags="" isa_defines="-DISA_NAME=neon -DISA_BASE=neon -DISA_neon" ;;
 esac
 
 check_tidy() {
     : >"$out/tidy.txt"
     rc=0
     # clang 14 does not know the feature names that kernels/backend.c asks the CPU for
-    sources | grep '\.c$' | grep -v -e '^kernels/cpu/' -e '^kernels/bf16/' -e '^kernels/mpi/' -e '^kernels/backend\.c$' |
+    sources | grep '\.c$' | grep -v -e '^kernels/cpu/' -e '^kernels/bf16/' -e '^kernels/mpi/' -e '^kernels/int8/[a-z0-9_]*\.c$' -e '^kernels/backend\.c$' |
         xargs -P "$jobs" -n 4 sh -c 'clang-tidy --quiet "$@" -- '"$flags" tidy >>"$out/tidy.txt" 2>/dev/null || rc=1
     if ls kernels/cpu/*.c >/dev/null 2>&1; then
-        ls kernels/cpu/*.c | xargs -P "$jobs" -n 2 sh -c 'clang-tidy --quiet "$@" -- '"$flags $isa_flags $isa_defines" tidy >>"$out/tidy.txt" 2>/dev/null || rc=1
+        ls kernels/cpu/*.c kernels/int8/*.c | xargs -P "$jobs" -n 2 sh -c 'clang-tidy --quiet "$@" -- '"$flags $isa_flags $isa_defines" tidy >>"$out/tidy.txt" 2>/dev/null || rc=1
     fi
     if [ "$(uname -m)" = x86_64 ] && ls kernels/bf16/*.c >/dev/null 2>&1; then
         bf16_flags="-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mavx512bf16 -mamx-tile -mamx-bf16"

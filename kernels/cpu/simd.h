@@ -48,11 +48,7 @@
 #endif
 
 /* 16 int8 as floats: exact */
-static inline v16 v16_from_i8(const int8_t *p) {
-    int32_t l[16];
-    for (int i = 0; i < 16; i++) l[i] = (int32_t)p[i];
-    return v16_from_i(v16i_load(l));
-}
+static inline v16 v16_from_i8(const int8_t *p) { return v16_from_s8((const uint8_t *)p); }
 
 /* exp(x), error below 1 ulp. The scalar algorithm, every * + pair one fma:
  *     t = x * 0x1.715476p+0 + 0x1.8p23        log2(e), and the shifter: n = rint(x / ln 2) in t's low bits

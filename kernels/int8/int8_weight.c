@@ -158,6 +158,7 @@ static void add_part(product *p, mat y, const weight *w, const float *bias) {
 /* in passes over the rows */
 static void run(kctx *c, const product *p) {
     const int64_t row_bytes = p->blocks * (int64_t)sizeof(int8_block) * p->roundings, step = ISA(int8_tile_max);
+    CHECK(row_bytes > 0, "%ld columns", (long)p->x.cols);
     int64_t most = PASS_BYTES / row_bytes / step * step;
     if (most < step) most = step;
     CHECK(most * row_bytes <= THREAD_SCRATCH, "%ld columns", (long)p->x.cols);

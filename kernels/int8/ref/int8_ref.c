@@ -21,6 +21,8 @@ static const uint8_t *block_at(const weight *w, int64_t at) {
     return (const uint8_t *)w->data + at / w->fmt->block * w->fmt->bytes;
 }
 
+static int signed_byte(uint8_t b) { return (b ^ 0x80) - 0x80; }
+
 static void nibbles(codes *o, const uint8_t *qs, const uint8_t *qh, int bias) {
     for (int j = 0; j < BLOCK; j++) {
         const int q = j < 16 ? qs[j] & 15 : qs[j - 16] >> 4, high = qh ? (qh[j / 8] >> j % 8 & 1) << 4 : 0;
@@ -49,7 +51,7 @@ static void q5_1(codes *o, const weight *w, int64_t at) {
     o->d[0] = fmt_f16(b), o->m = fmt_f16(b + 2);
 }
 static void eight(codes *o, const uint8_t *b) {
-    for (int j = 0; j < BLOCK; j++) o->c[j] = (int8_t)b[2 + j];
+    for (int j = 0; j < BLOCK; j++) o->c[j] = signed_byte(b[2 + j]);
     o->d[0] = fmt_f16(b);
 }
 static void q8_0(codes *o, const weight *w, int64_t at) { eight(o, block_at(w, at)); }
@@ -63,12 +65,13 @@ static void dense(codes *o, const weight *w, int64_t at) {
 static void iq4_nl(codes *o, const weight *w, int64_t at) {
     const uint8_t *b = block_at(w, at);
     nibbles(o, b + 2, NULL, 0);
-    for (int j = 0; j < BLOCK; j++) o->c[j] = fmt_iq4_nl_table[o->c[j]];
+    for (int j = 0; j < BLOCK; j++) o->c[j] = signed_byte((uint8_t)fmt_iq4_nl_table[o->c[j]]);
     o->d[0] = fmt_f16(b);
 }
 static void nf4(codes *o, const weight *w, int64_t at) {
     const uint8_t *b = (const uint8_t *)w->data + at / 2;
-    for (int j = 0; j < BLOCK; j++) o->c[j] = int8_nf4_table[j % 2 ? b[j / 2] & 15 : b[j / 2] >> 4];
+    for (int j = 0; j < BLOCK; j++)
+        o->c[j] = signed_byte((uint8_t)int8_nf4_table[j % 2 ? b[j / 2] & 15 : b[j / 2] >> 4]);
     o->d[0] = nf4_absmax(w->meta, at / 64) * INT8_NF4_UNIT;
 }
 static void k_bits(codes *o, const weight *w, int64_t at, const uint8_t *qs, const uint8_t *qh) {
@@ -93,7 +96,7 @@ static void q6_k(codes *o, const weight *w, int64_t at) {
         const int low = b[64 * (i / 4) + 32 * (i % 2) + l] >> (i % 4 < 2 ? 0 : 4) & 15;
         o->c[l] = (low | (b[128 + 32 * (i / 4) + l] >> 2 * (i % 4) & 3) << 4) - 32;
     }
-    for (int h = 0; h < 2; h++) o->d[h] = fmt_f16(b + 208) * (float)(int8_t)b[192 + 2 * i + h];
+    for (int h = 0; h < 2; h++) o->d[h] = fmt_f16(b + 208) * (float)signed_byte(b[192 + 2 * i + h]);
 }
 
 static const struct {
