@@ -35,6 +35,7 @@ static void answer(bench *b, int seqs, int prompt, int tokens, double *first, do
         for (int i = 0; i < prompt; i++) ids[i] = some_token(b, ++salt);
         request r = REQUEST_PLAIN;
         r.prompt = ids, r.n = prompt, r.max_tokens = tokens, r.ignore_eog = true, r.sampling.temperature = 0;
+        engine_default_adapters(b->e, &r);
         CHECK(engine_add(b->e, &r) > 0, "%s", fail_text());
     }
     free(ids);
