@@ -79,8 +79,9 @@ static void *random_bytes(lab *l, size_t n, bool floats) {
     uint32_t *host = xcalloc(n / 4 + 1, 4);
     void *p = arena_alloc(&l->a, n);
     for (size_t i = 0; i < n / 4; i++) {
-        const rng_block b = i % 4 ? (rng_block){{0}} : rng_philox(7, 0, i);
-        for (size_t k = 0; k < 4 && i % 4 == 0 && i + k < n / 4; k++) host[i + k] = b.v[k];
+        if (i % 4) continue;
+        const rng_block b = rng_philox(7, 0, i);
+        for (size_t k = 0; k < 4 && i + k < n / 4; k++) host[i + k] = b.v[k];
     }
     for (size_t i = 0; i < n / 4 && floats; i++) host[i] = (host[i] & 0x807fffff) | 0x3c000000;
     memory_put(l->k.mem, p, host, n);

@@ -124,7 +124,7 @@ int main(int argc, char **argv) {
     char *kept[64] = {argv[0]};
     (void)argc;
     threads_settle(argv);
-    for (int i = 0; argv[i] && i < 62; i++) kept[i] = argv[i];
+    for (int i = 0; i < 62 && argv[i]; i++) kept[i] = argv[i];
     take_options(&b, kept);
     if (bench_begin(&b.o, kept)) return fail_report("bench_infer");
     if (!b.model) return fail(EXIT_USAGE, "a model is missing"), fail_report("bench_infer");

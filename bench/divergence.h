@@ -18,6 +18,7 @@ typedef struct divergence {
 static inline double log_sum(const float *x, int64_t n, int64_t *top) {
     double sum = 0;
     *top = 0;
+    if (n <= 0) return -INFINITY;
     for (int64_t i = 1; i < n; i++)
         if (x[i] > x[*top]) *top = i;
     for (int64_t i = 0; i < n; i++) sum += exp((double)(x[i] - x[*top]));

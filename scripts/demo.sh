@@ -127,7 +127,7 @@ answer() { # word, then what ./infer needs
     local word=$1
     shift
     ./infer "$@" --chat --system "You are a dictionary." --prompt "What does the word '$word' mean?" --max-tokens 48 \
-        --temperature 0 2>>"$dir/infer.log" | tr '\n' ' ' | sed 's/ *$//'
+        --temperature 0 --precise 2>>"$dir/infer.log" | tr '\n' ' ' | sed 's/ *$//'
 }
 
 show() { # label, text

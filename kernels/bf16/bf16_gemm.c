@@ -105,7 +105,7 @@ static void run_rows_of(const bf16_engine *e, const bf16_gemm *g, int n, const b
 
 /* n products of the same A */
 static void run(const bf16_engine *e, kctx *c, const bf16_gemm *g, int n) {
-    if (g->m <= 0 || g->n <= 0 || g->k <= 0) return;
+    if (n <= 0 || g->m <= 0 || g->n <= 0 || g->k <= 0) return;
     int64_t threads = share(e, g, 1, 1) * n < SHARE_MIN ? 1 : c->threads, tm = 1;
     for (int64_t t = 2; t <= threads; t++)
         if (threads % t == 0 && share(e, g, t, threads / t) < share(e, g, tm, threads / tm)) tm = t;

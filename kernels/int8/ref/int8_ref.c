@@ -134,7 +134,7 @@ static float add_block(float y, const float *x, const weight *w, int64_t at) {
     codes o;
     int q[BLOCK] = {0}, sum[2] = {0}, all = 0;
     const float e = round_block(x, q);
-    const bool halves = kinds[w->fmt->id].halves;
+    const int halves = kinds[w->fmt->id].halves;
     kinds[w->fmt->id].take(&o, w, at);
     for (int i = 0; i < BLOCK; i++) sum[halves && i >= 16] += o.c[i] * q[i], all += q[i];
     for (int h = 0; h <= halves; h++) y = fmaf((float)sum[h], o.d[h] * e, y);
