@@ -45,7 +45,7 @@ static int names_of(names *l, const char *dir) {
         l->item[l->n++] = xstrdup(e->d_name);
     }
     closedir(d);
-    qsort(l->item, (size_t)l->n, sizeof *l->item, by_text);
+    if (l->n) qsort(l->item, (size_t)l->n, sizeof *l->item, by_text);
     return 0;
 }
 
