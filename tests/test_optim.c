@@ -160,6 +160,7 @@ static void test_adamw8(void **state) {
     arena_plan(&plan, "plan");
     kctx planner = {.be = &backend_plan, .threads = 1};
     adamw_open_8bit(&o, param, grad, TOTAL, sizes, SIZES, &planner, &plan);
+    adamw_close(&o); /* of the plan */
     assert_int_equal(arena_open(&run, "run", plan.peak), 0);
     adamw_open_8bit(&o, param, grad, TOTAL, sizes, SIZES, &k, &run);
     assert_true(run.used == plan.peak && o.bytes == plan.peak);
