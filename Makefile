@@ -12,7 +12,9 @@ OPT ?= -O3 -g -fno-math-errno -fno-trapping-math -ffp-contract=off
 SAN ?=
 CFLAGS := $(STD) $(WARN) $(OPT) $(SAN) -fopenmp -ffunction-sections -fdata-sections -I. -MMD -MP $(EXTRA_CFLAGS)
 LDLIBS := -ldl -lyaml -ljansson -lpcre2-8 -lutf8proc -lm
-LDFLAGS := $(SAN) -fopenmp -Wl,--gc-sections -Wl,--dynamic-list=kernels/plugin.exports $(EXTRA_LDFLAGS)
+# what backends in shared objects take from a program is in every program, used there or not
+EXPORTS := $(shell sed -n 's/^ *\([a-z0-9_]*\);$$/\1/p' kernels/plugin.exports)
+LDFLAGS := $(SAN) -fopenmp -Wl,--gc-sections -Wl,--dynamic-list=kernels/plugin.exports $(EXPORTS:%=-Wl,-u,%) $(EXTRA_LDFLAGS)
 
 ARCH := $(shell uname -m)
 ifeq ($(ARCH),x86_64)
