@@ -11,7 +11,7 @@ libraries=$sysroot/usr/lib/aarch64-linux-gnu
 tests="test_core test_formats test_reference test_kernels test_gemm test_int8 test_ops test_optim test_train"
 scripts/sysroot-arm64.sh "$sysroot"
 # shellcheck disable=SC2086
-env -u MAKEFLAGS -u MFLAGS make -s -j"${JOBS:-$(nproc)}" ARCH=aarch64 BUILD=$build CC="${CROSS_CC:-aarch64-linux-gnu-gcc}" \
+env -u MAKEFLAGS -u MFLAGS make -s -j"${JOBS:-$(nproc)}" ARCH=aarch64 LINE=plain BUILD=$build CC="${CROSS_CC:-aarch64-linux-gnu-gcc}" \
     EXTRA_CFLAGS="-isystem $sysroot/usr/include" EXTRA_LDFLAGS="-L$libraries -Wl,-rpath-link,$libraries" \
     $build/bin/train $(printf "$build/tests/%s " $tests)
 

@@ -249,7 +249,8 @@ def engine(w):
     words = "\n".join(w.texts).split(" ")
     prompts = [" ".join(words[17 * i % len(words):17 * i % len(words) + 6 + i % 11]) or "The" for i in range(200)]
     theirs = []
-    for model in (w.base, reference.with_adapter(w.base, w.adapter)):
+    for adapter in (None, w.adapter):  # one after the other: peft changes the base in place
+        model = reference.with_adapter(w.base, adapter) if adapter else w.base
         theirs.append([w.tokenizer.decode(reference.greedy(model, w.tokenizer(p)["input_ids"], 12), skip_special_tokens=True)
                        for p in prompts])
     model.unload()
