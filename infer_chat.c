@@ -132,11 +132,8 @@ static int do_set(talk *t, const char *arg) {
 }
 
 static int do_file(talk *t, const char *arg) {
-    file_map m;
-    if (file_open(&m, arg)) return -1;
-    char *text = xcalloc(m.size + 1, 1);
-    if (m.size) memcpy(text, m.data, m.size);
-    file_close(&m);
+    char *text = file_text(arg, NULL);
+    if (!text) return -1;
     int bad = user_turn(t, text);
     free(text);
     return bad;

@@ -17,11 +17,8 @@ int app_open_chat(app *a) {
         a->chat = chat_open_named(name, a->src.path, a->tok);
         return a->chat ? 0 : -1;
     }
-    file_map m;
-    if (file_open(&m, name)) return -1;
-    char *text = xcalloc(m.size + 1, 1);
-    if (m.size) memcpy(text, m.data, m.size);
-    file_close(&m);
+    char *text = file_text(name, NULL);
+    if (!text) return -1;
     a->chat = chat_open(text, name, a->tok);
     free(text);
     return a->chat ? 0 : -1;

@@ -43,8 +43,7 @@ static int save_text(const char *dir, const char *name, const char *text) {
 }
 
 int train_report_begin(const config *c, const session *s) {
-    char cpu[128], memory[64], began[32], *text = NULL;
-    size_t n = 0;
+    char cpu[128], memory[64], began[32];
     struct utsname os;
     time_t now = time(NULL);
     struct tm t;
@@ -55,10 +54,7 @@ int train_report_begin(const config *c, const session *s) {
     json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:i,s:s,s:I}", "started", began, "processor", cpu, "memory", memory,
                           "system", os.release, "backend", s->k.be->name, "threads", s->k.threads, "compiler",
                           __VERSION__, "trainable_params", (json_int_t)s->ad.n);
-    char *machine = json_dumps(o, JSON_INDENT(2));
-    FILE *f = open_memstream(&text, &n);
-    config_print(c, f);
-    fclose(f);
+    char *machine = json_dumps(o, JSON_INDENT(2)), *text = config_text(c);
     int bad = save_text(c->output_dir, "environment.json", machine) || save_text(c->output_dir, "config.yaml", text);
     json_decref(o);
     free(machine), free(text);
@@ -69,13 +65,7 @@ int train_report_begin(const config *c, const session *s) {
 
 /* The text of a file, heap; NULL when there is none. */
 static char *text_of(const char *dir, const char *name) {
-    char *path = path_join(dir, name), *text = NULL;
-    file_map m;
-    if (path_exists(path) && !file_open(&m, path)) {
-        text = xcalloc(m.size + 1, 1);
-        if (m.size) memcpy(text, m.data, m.size);
-        file_close(&m);
-    }
+    char *path = path_join(dir, name), *text = path_exists(path) ? file_text(path, NULL) : NULL;
     fail_clear();
     free(path);
     return text;

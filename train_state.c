@@ -210,15 +210,6 @@ static int load_place(const train_parts *p, const char *path, train_place *at) {
     "save_total_limit|resume_from_checkpoint|overwrite_output_dir|max_steps|num_epochs|threads|backend|"               \
     "gradient_checkpointing|quantized_base_cache|quantized_base_cache_dir"
 
-static char *config_text(const config *c) {
-    char *text = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&text, &n);
-    config_print(c, f);
-    fclose(f);
-    return text;
-}
-
 /* The block of a key: its line and those below that are indented. */
 static const char *block_of(const char *text, const char *key, size_t *n) {
     for (const char *p = text; p && *p; p = (p = strchr(p, '\n')) ? p + 1 : NULL) {
@@ -235,9 +226,8 @@ static const char *block_of(const char *text, const char *key, size_t *n) {
 }
 
 static int same_config(const config *c, const char *path) {
-    file_map m;
-    if (file_open(&m, path)) return -1;
-    char *there = memcpy(xcalloc(m.size + 1, 1), m.data, m.size), *here = config_text(c);
+    char *there = file_text(path, NULL), *here = there ? config_text(c) : NULL;
+    if (!there) return -1;
     char diff[1024];
     size_t used = 0;
     for (int i = 0; i < config_rows_n && used < sizeof diff; i++) {
@@ -250,7 +240,6 @@ static int same_config(const config *c, const char *path) {
                                  a ? (int)a - 1 : 0, x, b > strlen(r->name) + 1 ? (int)(b - strlen(r->name) - 2) : 0,
                                  y + (b ? strlen(r->name) + 1 : 0));
     }
-    file_close(&m);
     free(there), free(here);
     return used ? fail(EXIT_USAGE, "%s: the run was another one: %s; set them back, or start anew", path, diff) : 0;
 }

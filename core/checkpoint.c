@@ -197,21 +197,15 @@ static int verify_lines(const char *dir, const char *path, char *text, size_t n)
 }
 
 int checkpoint_verify(const char *dir) {
-    char *path = path_join(dir, CHECKPOINT_MANIFEST);
-    file_map m;
-    int bad = path_exists(path) ? file_open(&m, path)
+    char *path = path_join(dir, CHECKPOINT_MANIFEST), *text = NULL;
+    size_t n = 0;
+    int bad = path_exists(path) ? !(text = file_text(path, &n))
                                 : fail(EXIT_INPUT, "%s: no %s: not a checkpoint, or one that was not finished", dir,
                                        CHECKPOINT_MANIFEST);
-    if (!bad) {
-        char *text = xcalloc(m.size + 1, 1);
-        if (m.size) memcpy(text, m.data, m.size);
-        bad = strlen(text) != m.size ? fail(EXIT_INPUT, "%s: holds a NUL byte", path)
-                                     : verify_lines(dir, path, text, m.size);
-        free(text);
-        file_close(&m);
-    }
-    free(path);
-    return bad;
+    if (!bad)
+        bad = strlen(text) != n ? fail(EXIT_INPUT, "%s: holds a NUL byte", path) : verify_lines(dir, path, text, n);
+    free(path), free(text);
+    return bad ? -1 : 0;
 }
 
 /* ---- finding, rotating, sweeping ---- */

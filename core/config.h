@@ -69,5 +69,6 @@ int64_t config_save_every(const config *c, int64_t steps_per_epoch, int64_t step
 void config_help(FILE *f);                   /* every key: type, default, range, help; 100 columns */
 void config_reference(FILE *f);              /* configs/reference.yaml */
 void config_print(const config *c, FILE *f); /* the resolved configuration as YAML that config_open reads back */
+char *config_text(const config *c);          /* the same as text; heap */
 
 #endif

@@ -182,3 +182,12 @@ void config_print(const config *c, FILE *f) {
         fputc('\n', f);
     }
 }
+
+char *config_text(const config *c) {
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    config_print(c, f);
+    fclose(f);
+    return text;
+}

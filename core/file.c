@@ -82,6 +82,16 @@ void file_close(file_map *m) {
     *m = (file_map){0};
 }
 
+char *file_text(const char *path, size_t *n) {
+    file_map m;
+    if (file_open(&m, path)) return NULL;
+    char *text = xcalloc(m.size + 1, 1);
+    if (m.size) memcpy(text, m.data, m.size);
+    if (n) *n = (size_t)m.size;
+    file_close(&m);
+    return text;
+}
+
 bool file_unchanged(const file_map *m) {
     struct stat st;
     if (stat(m->path, &st) || (uint64_t)st.st_size != m->size) return false;

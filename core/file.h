@@ -24,6 +24,8 @@ typedef struct {
  * file_guess(). */
 int file_open(file_map *m, const char *path);
 void file_close(file_map *m);
+/* A whole file as text: heap, a 0 behind it, its bytes in *n when n is not NULL. NULL after fail(), as file_open. */
+char *file_text(const char *path, size_t *n);
 bool file_unchanged(const file_map *m); /* the path still names this file, and nothing was written to it since */
 /* Gives the whole pages of n bytes of a mapping back to the system: they are read again when they are needed. */
 void file_drop(const void *data, uint64_t n);

@@ -230,22 +230,20 @@ static void shorten_integers(char *s, size_t n) {
 
 /* An optional file's object; NULL with *rc = 0 when it is not there, with -1 after fail(). */
 static json_t *read_object(const char *path, int *rc) {
-    file_map m;
+    size_t n;
     *rc = 0;
     if (!path_exists(path)) return NULL;
     *rc = -1;
-    if (file_open(&m, path)) return NULL;
-    char *copy = xcalloc(m.size + 1, 1);
-    if (m.size) memcpy(copy, m.data, m.size);
-    shorten_integers(copy, m.size);
-    json_t *o = json_parse(path, copy, m.size, 0);
+    char *copy = file_text(path, &n);
+    if (!copy) return NULL;
+    shorten_integers(copy, n);
+    json_t *o = json_parse(path, copy, n, 0);
     if (o && !json_is_object(o)) {
         fail(EXIT_INPUT, "%s: the file holds %s, expected an object", path, json_kind(o));
         json_decref(o);
         o = NULL;
     }
     free(copy);
-    file_close(&m);
     if (o) *rc = 0;
     return o;
 }
@@ -286,16 +284,7 @@ static int read_generation(tokenizer *t, const char *where, const json_t *o) {
 
 static int read_jinja(tokenizer *t, const char *dir) {
     char *path = path_join(dir, "chat_template.jinja");
-    file_map m;
-    int rc = 0;
-    if (path_exists(path)) {
-        rc = file_open(&m, path);
-        if (!rc) {
-            t->chat_template = xcalloc(m.size + 1, 1);
-            if (m.size) memcpy(t->chat_template, m.data, m.size);
-            file_close(&m);
-        }
-    }
+    int rc = path_exists(path) && !(t->chat_template = file_text(path, NULL)) ? -1 : 0;
     free(path);
     return rc;
 }
