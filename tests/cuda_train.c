@@ -14,6 +14,7 @@ int unused_main(int argc, char **argv);
 #include "core/json.h"
 #include "core/safetensors.h"
 #include "engine/engine.h"
+#include "tests/scratch.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -29,7 +30,6 @@ int unused_main(int argc, char **argv);
 
 enum { STEPS = 20, CONTEXT = 96, ANSWER = 32 };
 
-static char dir[64]; /* this program's scratch directory */
 static const char *device;
 
 static const char base_yaml[] =
@@ -47,15 +47,11 @@ static int run_train(const char *name, const char *backend, const char *override
     snprintf(text, sizeof text, "%s --backend=%s --output_dir=%s/%s --dump-gradients=%s/%s.grad %s", yaml, backend, dir,
              name, dir, name, overrides);
     assert_int_equal(file_save(yaml, base_yaml, sizeof base_yaml - 1), 0);
-    for (char *p = strtok(text, " "); p; p = strtok(NULL, " ")) argv[argc++] = p;
-    fflush(NULL);
-    int kept[2] = {dup(1), dup(2)}, fd = open(log, O_CREAT | O_WRONLY | O_TRUNC, 0600);
-    dup2(fd, 1), dup2(fd, 2);
+    argc = add_words(argv, argc, text);
+    capture c = capture_begin(log, O_TRUNC);
     fail_clear();
     int code = train_main(argc, argv);
-    fflush(NULL);
-    for (int i = 0; i < 2; i++) dup2(kept[i], i + 1), close(kept[i]);
-    close(fd);
+    capture_end(&c);
     free(yaml), free(log);
     return code;
 }
@@ -295,19 +291,6 @@ static void test_greedy(void **state) {
             same += half[i][k] == want[i][k];
         }
     print_message("  greedy text is the reference's; in bf16 %d of %d tokens are\n", same, 3 * ANSWER);
-}
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/peft-cuda-train-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
 }
 
 int main(int argc, char **argv) {

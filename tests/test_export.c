@@ -13,6 +13,7 @@ int unused_main(int argc, char **argv);
 #include "model/nf4_layout.h"
 #include "model/rows.h"
 #include "model/session.h"
+#include "tests/scratch.h"
 
 #include <fcntl.h>
 #include <getopt.h>
@@ -27,7 +28,6 @@ int unused_main(int argc, char **argv);
 #include <cmocka.h>
 
 #define GOLDEN "tests/golden/"
-static char dir[64];
 
 static const merge_program merging = {.name = "merge",
                                       .usage = "",
@@ -37,29 +37,14 @@ static const merge_program merging = {.name = "merge",
 /* Runs with space-separated arguments; what is printed goes to DIR/log. */
 static int run(const merge_program *p, const char *arguments) {
     char text[1024], log[128], *argv[32] = {"program"};
-    int argc = 1;
-    snprintf(text, sizeof text, "%s", arguments);
-    for (char *s = strtok(text, " "); s; s = strtok(NULL, " ")) argv[argc++] = s;
-    snprintf(log, sizeof log, "%s/log", dir);
-    fflush(stdout), fflush(stderr);
-    int keep[2] = {dup(1), dup(2)}, fd = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    dup2(fd, 1), dup2(fd, 2), close(fd);
+    snprintf(text, sizeof text, "%s", arguments), snprintf(log, sizeof log, "%s/log", dir);
+    int argc = add_words(argv, 1, text);
+    capture c = capture_begin(log, O_TRUNC);
     optind = 0;
     int code = merge_main(p, argc, argv);
     fail_clear();
-    fflush(stdout), fflush(stderr);
-    dup2(keep[0], 1), dup2(keep[1], 2), close(keep[0]), close(keep[1]);
+    capture_end(&c);
     return code;
-}
-
-static char *printed(void) {
-    char *path = xprintf("%s/log", dir);
-    file_map m;
-    assert_int_equal(file_open(&m, path), 0);
-    char *text = xprintf("%.*s", (int)m.size, (const char *)m.data);
-    file_close(&m);
-    free(path);
-    return text;
 }
 
 /* arguments --out DIR/name must do; the path. */
@@ -643,20 +628,6 @@ static void test_refusals(void **state) {
     refused(&merging, EXIT_INPUT,
             "tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight': shape [48, 2]",
             TINY "--adapter " GOLDEN "tiny_qwen3_lora --to q4_0 " OUT, dir);
-}
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/test_export.XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    char *command = xprintf("rm -r %s", dir);
-    int rc = system(command);
-    free(command);
-    return rc;
 }
 
 int main(void) {

@@ -28,11 +28,8 @@ static char dir[64], out[96], err[96], in[96];
 static void write_text(const char *path, const char *text) { assert_int_equal(file_save(path, text, strlen(text)), 0); }
 
 static char *read_text(const char *path) {
-    file_map m;
-    if (file_open(&m, path)) fail_msg("%s", fail_text());
-    char *text = xcalloc(m.size + 1, 1);
-    if (m.size) memcpy(text, m.data, m.size);
-    file_close(&m);
+    char *text = file_text(path, NULL);
+    if (!text) fail_msg("%s", fail_text());
     return text;
 }
 

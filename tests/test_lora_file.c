@@ -5,12 +5,12 @@
 #include "core/rng.h"
 #include "model/lora_file.h"
 #include "tests/hostile_gguf.h"
+#include "tests/scratch.h"
 
 #include <math.h>
 #include <unistd.h>
 
 #define GOLDEN "tests/golden/"
-static char dir[64];
 
 typedef struct {
     model_source src;
@@ -217,20 +217,6 @@ static void test_other_refusals(void **state) {
     assert_false(path_exists(path));
     unload(&l);
     free(path);
-}
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/test_lora_file.XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    char *command = xprintf("rm -r %s", dir);
-    int rc = system(command);
-    free(command);
-    return rc;
 }
 
 int main(void) {

@@ -13,6 +13,7 @@ int unused_main(int argc, char **argv);
 #include "model/quant_cache.h"
 #include "model/rows.h"
 #include "model/session.h"
+#include "tests/scratch.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -27,34 +28,18 @@ int unused_main(int argc, char **argv);
 
 #define GOLDEN "tests/golden/"
 #define LLAMA "--model " GOLDEN "tiny_llama --adapter " GOLDEN "adapter_peft"
-static char dir[64]; /* this program's scratch directory */
 
 /* Runs ./merge with space-separated arguments; what it prints goes to DIR/log. */
 static int run_merge(const char *arguments) {
     char text[1024], log[128], *argv[32] = {"merge"};
-    int argc = 1;
-    snprintf(text, sizeof text, "%s", arguments);
-    for (char *p = strtok(text, " "); p; p = strtok(NULL, " ")) argv[argc++] = p;
-    snprintf(log, sizeof log, "%s/log", dir);
-    fflush(stdout), fflush(stderr);
-    int keep[2] = {dup(1), dup(2)}, fd = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    dup2(fd, 1), dup2(fd, 2), close(fd);
+    snprintf(text, sizeof text, "%s", arguments), snprintf(log, sizeof log, "%s/log", dir);
+    int argc = add_words(argv, 1, text);
+    capture c = capture_begin(log, O_TRUNC);
     optind = 0;
     int code = merge_main(&program, argc, argv);
     fail_clear();
-    fflush(stdout), fflush(stderr);
-    dup2(keep[0], 1), dup2(keep[1], 2), close(keep[0]), close(keep[1]);
+    capture_end(&c);
     return code;
-}
-
-static char *printed(void) {
-    char *path = xprintf("%s/log", dir);
-    file_map m;
-    assert_int_equal(file_open(&m, path), 0);
-    char *text = xprintf("%.*s", (int)m.size, (const char *)m.data);
-    file_close(&m);
-    free(path);
-    return text;
 }
 
 /* arguments --out DIR/name; the merge must do. Returns the directory. */
@@ -521,20 +506,6 @@ static void test_overwrite(void **state) {
 
 /* ---- main ---- */
 
-static int make_dir_for_all(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/test_merge.XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    char *command = xprintf("rm -r %s", dir);
-    int rc = system(command);
-    free(command);
-    return rc;
-}
-
 int main(int argc, char **argv) {
     if (argc == 3) { /* for bounded */
         snprintf(dir, sizeof dir, "%s", argv[2]);
@@ -549,5 +520,5 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_memory),           cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_late_failures),    cmocka_unit_test(test_overwrite),
     };
-    return cmocka_run_group_tests(tests, make_dir_for_all, remove_dir);
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -7,6 +7,7 @@ int unused_main(int argc, char **argv);
 #undef main
 #include "core/json.h"
 #include "kernels/device.h"
+#include "tests/scratch.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -15,8 +16,6 @@ int unused_main(int argc, char **argv);
 #include <cmocka.h>
 
 #define MODEL "tests/golden/tiny_llama"
-
-static char dir[64]; /* this program's scratch directory */
 
 static const char base_yaml[] = "adapter: qlora\nlora_r: 4\nlora_alpha: 8\nlora_target_linear: true\n"
                                 "sequence_len: 64\nmicro_batch_size: 2\nsample_packing: true\n";
@@ -36,20 +35,13 @@ static char *output(int want_code, const char *yaml, const char *arguments) {
     char *out = xprintf("%s/out", dir);
     int argc = 2;
     snprintf(text, sizeof text, "%s", arguments);
-    for (char *p = strtok(text, " "); p; p = strtok(NULL, " ")) argv[argc++] = p;
-    fflush(NULL);
-    int kept[2] = {dup(1), dup(2)}, fd = open(out, O_CREAT | O_WRONLY | O_TRUNC, 0600);
-    dup2(fd, 1), dup2(fd, 2);
+    argc = add_words(argv, argc, text);
+    capture c = capture_begin(out, O_TRUNC);
     fail_clear();
     int code = train_main(argc, argv);
-    fflush(NULL);
-    for (int i = 0; i < 2; i++) dup2(kept[i], i + 1), close(kept[i]);
-    close(fd);
-    file_map m;
-    assert_int_equal(file_open(&m, out), 0);
-    char *said = xcalloc(m.size + 1, 1);
-    memcpy(said, m.data, m.size);
-    file_close(&m);
+    capture_end(&c);
+    char *said = file_text(out, NULL);
+    assert_non_null(said);
     free(out);
     if (code != want_code) fail_msg("%s: exit %d, expected %d: %s", arguments, code, want_code, said);
     return said;
@@ -198,19 +190,6 @@ static void test_limit(void **state) {
     assert_non_null(strstr(said, "key 'memory_limit': the run needs"));
     assert_false(path_exists(out));
     free(rows), free(yaml), free(out), free(arguments), free(said);
-}
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/peft-test-plan-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
 }
 
 int main(void) {

@@ -2,6 +2,7 @@
  * run that was left alone, to the bit. KILLS=N in the environment sets how many kills, FAULTS=N every how many calls
  * one fails. */
 #include "tests/recorder.h"
+#include "tests/scratch.h"
 
 #include "train_log.h"
 #include "train_state.h"
@@ -24,7 +25,6 @@ int unused_main(int argc, char **argv);
 #include <time.h>
 #include <cmocka.h>
 
-static char dir[64];
 static long batches, stop_at; /* batches made so far; before which one SIGTERM comes, 0: never */
 
 static void count(void) {
@@ -53,16 +53,12 @@ static int run_in(const char *name, const char *overrides) {
     int argc = 3;
     snprintf(yaml, sizeof yaml, "%s/train.yaml", dir), snprintf(out, sizeof out, "--output_dir=%s/%s", dir, name);
     snprintf(log, sizeof log, "%s/log", dir), snprintf(text, sizeof text, "%s", overrides);
-    for (char *p = strtok(text, " "); p; p = strtok(NULL, " ")) argv[argc++] = p;
-    fflush(NULL);
-    int kept[2] = {dup(1), dup(2)}, fd = open(log, O_CREAT | O_WRONLY | O_APPEND, 0600);
-    dup2(fd, 1), dup2(fd, 2);
+    argc = add_words(argv, argc, text);
+    capture c = capture_begin(log, O_APPEND);
     fail_clear();
     batches = 0;
     int code = train_main(argc, argv);
-    fflush(NULL);
-    for (int i = 0; i < 2; i++) dup2(kept[i], i + 1), close(kept[i]);
-    close(fd);
+    capture_end(&c);
     return code;
 }
 
@@ -85,12 +81,9 @@ static int run_child(const char *name, const char *overrides, long at, void (*pr
 
 static char *read_file(const char *name, const char *file, size_t *n) {
     char path[192];
-    file_map m;
     snprintf(path, sizeof path, "%s/%s%s%s", dir, name, *file ? "/" : "", file);
-    if (file_open(&m, path)) fail_msg("%s", fail_text());
-    char *text = memcpy(xcalloc(m.size + 1, 1), m.data, m.size);
-    *n = m.size;
-    file_close(&m);
+    char *text = file_text(path, n);
+    if (!text) fail_msg("%s", fail_text());
     return text;
 }
 

@@ -23,6 +23,7 @@ int unused_main(int argc, char **argv);
 #undef train_log_step
 #include "core/json.h"
 #include "core/safetensors.h"
+#include "tests/scratch.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -35,7 +36,6 @@ int unused_main(int argc, char **argv);
 #define TINY "tests/golden/tiny_train/"
 enum { STEPS_MAX = 64 };
 static long counted[STEPS_MAX];
-static char dir[64]; /* this program's scratch directory */
 
 int counted_log_step(train_log *l, const train_row *r) {
     int bad = train_log_step(l, r);
@@ -61,27 +61,19 @@ static int run_train(const char *name, const char *overrides) {
     snprintf(log, sizeof log, "%s/%s.log", dir, name);
     snprintf(text, sizeof text, "%s", overrides);
     assert_int_equal(file_save(yaml, base_yaml, sizeof base_yaml - 1), 0);
-    for (char *p = strtok(text, " "); p; p = strtok(NULL, " ")) argv[argc++] = p;
-    fflush(NULL);
-    int kept[2] = {dup(1), dup(2)}, fd = open(log, O_CREAT | O_WRONLY | O_TRUNC, 0600);
-    dup2(fd, 1), dup2(fd, 2);
+    argc = add_words(argv, argc, text);
+    capture c = capture_begin(log, O_TRUNC);
     fail_clear();
     int code = train_main(argc, argv);
-    fflush(NULL);
-    for (int i = 0; i < 2; i++) dup2(kept[i], i + 1), close(kept[i]);
-    close(fd);
+    capture_end(&c);
     return code;
 }
 
 static char *read_text(const char *name, const char *file, size_t *n) {
     char path[192];
-    file_map m;
     snprintf(path, sizeof path, "%s/%s%s%s", dir, name, *file ? "/" : "", file);
-    if (file_open(&m, path)) fail_msg("%s", fail_text());
-    char *text = xcalloc(m.size + 1, 1);
-    memcpy(text, m.data, m.size);
-    *n = m.size;
-    file_close(&m);
+    char *text = file_text(path, n);
+    if (!text) fail_msg("%s", fail_text());
     return text;
 }
 
@@ -310,19 +302,6 @@ static void test_refusals(void **state) {
     refused("r5", "--base_model=tests/golden/tiny_train/lora_final", EXIT_INPUT, "config.json");
     refused("r6", "--lora_model_dir= --lora_target_modules=q_prj", EXIT_USAGE, "q_proj");
     refused("r7", "--lora_model_dir= --lora_r=65 --lora_target_linear=true", EXIT_USAGE, "lora_r");
-}
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/peft-test-train-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
 }
 
 int main(void) {
