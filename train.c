@@ -205,8 +205,8 @@ static int plan_and_open(trainer *t) {
     if (plan_run(t, be, half, &step)) return -1;
     session planned = t->s;
     if (session_open(&t->s, &planned, be, (int)t->cfg.threads)) return -1;
-    train_log_plan(&t->s, &planned, t->opt.bytes, t->b.rows);
     const plan_bytes b = plan_measure(&planned, &t->opt, step, t->s.k.scratch_bytes);
+    plan_print_run(&b, &t->s.k, t->b.rows);
     session_close(&planned);
     if (check_limit(t, &b)) return -1;
     t->seen = memory_shared(t->s.k.mem, MEMORY_SLOTS * sizeof *t->seen);

@@ -9,49 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What stays in mapped files, by what is mapped: the model's own tensors, or NF4 of an earlier start. */
-typedef struct {
-    int64_t file, cache;
-} mapped;
-
-static void add_mapped(mapped *sum, const arena *run, const weight *w) {
-    const char *p = w->data;
-    if (p >= run->base && p < run->base + run->size) return; /* made while loading */
-    if (w->fmt->id != FMT_NF4)
-        sum->file += weight_bytes(w);
-    else {
-        const nf4_meta *m = w->meta;
-        int64_t blocks = (w->rows * w->cols + 63) / 64, outer = m->nested_block ? (blocks + 255) / 256 : 0;
-        sum->cache += weight_bytes(w) + (m->nested_block ? blocks + 4 * outer : 4 * blocks);
-    }
-}
-
-static mapped mapped_bytes(const session *s) {
-    mapped sum = {0};
-    add_mapped(&sum, &s->run, &s->m.embed);
-    if (s->m.head.data != s->m.embed.data) add_mapped(&sum, &s->run, &s->m.head);
-    for (int g = 0; g < s->m.n_groups; g++)
-        for (int i = 0; i < s->m.groups[g].n; i++) add_mapped(&sum, &s->run, &s->m.groups[g].p[i].w);
-    return sum;
-}
-
-static void plan_row(const char *what, double bytes) { printf("  %-42s %10.1f MiB\n", what, bytes / 1048576); }
-
-void train_log_plan(const session *s, const session *planned, size_t optimiser_bytes, int rows) {
-    double adapter_bytes = 2.0 * (double)planned->ad.n * sizeof(float) + (double)optimiser_bytes; /* with gradients */
-    double made = (double)planned->run.peak - adapter_bytes, total = (double)s->k.scratch_bytes;
-    total += (double)(planned->run.peak + planned->act.peak + planned->tmp.peak + planned->window.peak);
-    printf("memory plan (largest batch: %d tokens; %s, %d threads)\n", rows, s->k.be->name, s->k.threads);
-    mapped base = mapped_bytes(planned);
-    plan_row("base model, mapped from its file", (double)base.file);
-    if (base.cache) plan_row("base model in NF4, mapped from the cache", (double)base.cache);
-    plan_row("base model, made while loading", made > 0 ? made : 0);
-    plan_row("adapter, gradients, optimiser", adapter_bytes);
-    plan_row("activations of a step", (double)(planned->act.peak + planned->window.peak));
-    plan_row("scratch", (double)planned->tmp.peak + (double)s->k.scratch_bytes);
-    plan_row("allocated", total);
-}
-
 /* 1234567 -> 1,234,567 */
 static const char *thousands(int64_t n, char buf[static 32]) {
     char digits[24];

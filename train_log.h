@@ -1,4 +1,4 @@
-/* What ./train shows and writes: the plan, PEFT's line of trainable parameters, the progress bar, metrics.jsonl. */
+/* What ./train shows and writes: PEFT's line of trainable parameters, the progress bar, metrics.jsonl. */
 #ifndef PEFT_TRAIN_LOG_H
 #define PEFT_TRAIN_LOG_H
 
@@ -26,7 +26,6 @@ typedef struct train_log {
     double joules; /* at the last row */
 } train_log;
 
-void train_log_plan(const session *s, const session *planned, size_t optimiser_bytes, int rows);
 void train_log_params(int64_t trainable, int64_t base);
 /* keep: bytes of an earlier metrics.jsonl that stand; 0: a new one. tokens: seen before. */
 int train_log_open(train_log *l, const char *dir, int steps, int every, int64_t keep, int64_t tokens);

@@ -4,7 +4,7 @@
 #include "kernels/device.h"
 
 typedef struct {
-    double mapped, weights, scales;
+    double mapped, weights, scales, cached;
 } base_bytes;
 
 static double scale_bytes(const weight *w) {
@@ -18,10 +18,12 @@ static double scale_bytes(const weight *w) {
 static void add_weight(base_bytes *sum, const arena *run, const weight *w) {
     const char *p = w->data;
     const bool made = p >= run->base && p < run->base + run->size;
-    if (made)
+    if (made) {
         sum->weights += (double)weight_bytes(w), sum->scales += scale_bytes(w);
-    else
-        sum->mapped += (double)weight_bytes(w) + scale_bytes(w);
+        return;
+    }
+    const double bytes = (double)weight_bytes(w) + scale_bytes(w);
+    sum->mapped += bytes, sum->cached += w->fmt->id == FMT_NF4 ? bytes : 0;
 }
 
 static base_bytes base_of(const session *s) {
@@ -36,7 +38,7 @@ static base_bytes base_of(const session *s) {
 plan_bytes plan_measure(const session *p, const adamw *opt, plan_step step, size_t scratch_bytes) {
     const base_bytes base = base_of(p);
     const bool device = p->k.mem;
-    plan_bytes b = {.mapped = base.mapped, .weights = base.weights, .scales = base.scales};
+    plan_bytes b = {.mapped = base.mapped, .weights = base.weights, .scales = base.scales, .cached = base.cached};
     b.adapter = b.gradients = (double)p->ad.n * sizeof(float), b.optimiser = (double)opt->bytes;
     b.vectors = (double)p->run.peak - b.weights - b.scales - b.adapter - b.gradients - b.optimiser;
     b.layers = (double)step.layers, b.head = (double)step.head;
@@ -50,6 +52,21 @@ plan_bytes plan_measure(const session *p, const adamw *opt, plan_step step, size
     b.total = b.mapped + (double)(p->run.peak + p->act.peak + p->window.peak + p->tmp.peak) + b.kernels + b.workspace +
               b.context;
     return b;
+}
+
+static void run_row(const char *what, double bytes) { printf("  %-42s %10.1f MiB\n", what, bytes / 1048576); }
+
+void plan_print_run(const plan_bytes *b, const kctx *k, int rows) {
+    const double made = b->weights + b->scales + b->vectors, trained = b->adapter + b->gradients + b->optimiser,
+                 kept = b->layers + b->head + b->working, scratch = b->scratch + b->kernels;
+    printf("memory plan (largest batch: %d tokens; %s, %d threads)\n", rows, k->be->name, k->threads);
+    run_row("base model, mapped from its file", b->mapped - b->cached);
+    if (b->cached > 0) run_row("base model in NF4, mapped from the cache", b->cached);
+    run_row("base model, made while loading", made);
+    run_row("adapter, gradients, optimiser", trained);
+    run_row("activations of a step", kept);
+    run_row("scratch", scratch);
+    run_row("allocated", made + trained + kept + scratch);
 }
 
 static int fits(plan_fn *f, void *ctx, plan_size given, bool rows, int64_t n, int64_t limit) {

@@ -16,6 +16,7 @@ typedef struct plan_step {
 /* Bytes. `mapped` lies in files and is resident only as far as it is read; on a device everything is copied there. */
 typedef struct plan_bytes {
     double mapped, weights, scales, vectors; /* of the base: in files; codes and numbers; 4-bit scales; norms, tables */
+    double cached;                           /* of mapped: NF4 of an earlier start */
     double adapter, gradients, optimiser;
     double layer, layers, head, working; /* kept by one layer, by all; by the head; on top in the backward pass */
     double scratch, kernels;             /* of operations; of kernels, with the logits of a chunk */
@@ -26,6 +27,9 @@ typedef struct plan_bytes {
 
 /* scratch_bytes: of the kernels, where the backend is open; a device's is known without it */
 plan_bytes plan_measure(const session *planned, const adamw *opt, plan_step step, size_t scratch_bytes);
+
+/* What a run prints before its first step; rows: tokens of its largest batch. */
+void plan_print_run(const plan_bytes *b, const kctx *k, int rows);
 
 typedef struct plan_size {
     int64_t sequence_len, micro_batch_size;
